@@ -1,0 +1,29 @@
+"""Tilth: unlabelled data through its whole life in a model. See `tilth --help` and docs/."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tilth.backbones.folder import load as load
+    from tilth.corpus import Corpus as Corpus
+    from tilth.errors import TilthError as TilthError
+    from tilth.recipe import Recipe as Recipe
+    from tilth.registry import use as use
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Corpus": "tilth.corpus",
+    "Recipe": "tilth.recipe",
+    "TilthError": "tilth.errors",
+    "load": "tilth.backbones.folder",
+    "use": "tilth.registry",
+}
+__all__ = ["Corpus", "Recipe", "TilthError", "__version__", "load", "use"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        from importlib import import_module
+
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"tilth has no '{name}'")

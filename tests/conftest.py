@@ -1,0 +1,27 @@
+"""Shared by all tests: small data where TILTH_DATA points, a store of their own, no network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+_SHARED = Path(__file__).parents[2] / "shared" / "data"
+if "TILTH_DATA" not in os.environ and _SHARED.is_dir():
+    os.environ["TILTH_DATA"] = str(_SHARED)
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path, monkeypatch):
+    """No test reads or fills the user's store of stages."""
+    monkeypatch.setenv("TILTH_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of small real data; tests that need it are skipped without it."""
+    folder = os.environ.get("TILTH_DATA")
+    if not folder:
+        pytest.skip("TILTH_DATA is not set")
+    return Path(folder)
