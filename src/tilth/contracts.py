@@ -62,7 +62,9 @@ class Batch(Mapping[str, Any]):
         """The same batch on a device; copies do not block."""
         if torch.device(device).type == "cpu":
             return self
-        moved = {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v and v.to(device) for k, v in self.values_.items()}
+        moved = {
+            k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v and v.to(device) for k, v in self.values_.items()
+        }
         return Batch(tokens=self.tokens, samples=self.samples, **moved)
 
 
@@ -97,7 +99,7 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Loss: ...
 
-    def after_step(self, step: int) -> None:  # noqa: B027  (most objectives have nothing to do here)
+    def after_step(self, step: int) -> None:
         """Called after optimiser step `step` (from 1): EMA teachers, queues, schedules of the objective's own."""
 
 

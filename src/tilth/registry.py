@@ -1,55 +1,39 @@
-"""Where methods are found, and how what a recipe says becomes their settings.
+"""Settings: how what a recipe says becomes a method's arguments.
 
-Notable: the index is read from the source text (one regular expression), so listing 200 methods imports none of
-them; a constructor's keyword-only arguments are the only description of its settings, and pydantic checks against
-exactly those; `Configured` is a method's name with checked settings, waiting for the objects it works on.
+Notable: a constructor's keyword-only arguments are the only description of its settings, and pydantic checks against
+exactly those; `Configured` is a method's name with checked settings, waiting for the objects it works on; methods and
+references inside settings are found through their annotations, so checking, keys and inputs need no list of names.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le
 
 from tilth.errors import TilthError, nearest
+from tilth.index import entries, find, index, method
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, GetCoreSchemaHandler
+
+__all__ = [
+    "Configured", "CorpusRef", "Fraction", "Kind", "ModelRef", "NonNegative", "NonNegativeInt", "Positive", "PositiveInt", "Reference",
+    "SettingError", "TokenizerRef", "configure", "entries", "find", "index", "method", "plain", "rebuilt", "references", "settings_of",
+    "transform", "use", "walk",
+]  # fmt: skip
 
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 PositiveInt = Annotated[int, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]
-
-C = TypeVar("C", bound=type)
-_DECORATOR = re.compile(
-    r'^@method\(\s*"(?P<kind>\w+)",\s*"(?P<name>\w+)"(?:,\s*systems=\[(?P<systems>[\d,\s]*)\])?\s*,?\s*\)\s*\nclass (?P<cls>\w+)',
-    re.MULTILINE,
-)
-_GROUP = "tilth.methods"
-_loaded: dict[tuple[str, str], type] = {}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method that exists: which kind and name, in which module, for which of the 97 systems."""
-
-    kind: str
-    name: str
-    module: str
-    cls: str
-    systems: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +45,7 @@ class Kind:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
         from pydantic_core import core_schema
 
+        # `configure` has already replaced what the recipe says by a Configured; only defaults still need checking here.
         return core_schema.no_info_plain_validator_function(lambda value: configure(self.kind, value))
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
@@ -97,60 +82,6 @@ class Configured:
         return self.cls(*objects, **self.settings)
 
 
-def method(kind: str, name: str, *, systems: list[int] | None = None) -> Callable[[C], C]:
-    """Register a class as the method `name` of `kind`; systems: numbers of the published systems it belongs to."""
-
-    def register(cls: C) -> C:
-        cls.kind, cls.name, cls.systems = kind, name, tuple(systems or ())
-        _loaded[kind, name] = cls
-        return cls
-
-    return register
-
-
-@cache
-def index() -> dict[tuple[str, str], Entry]:
-    """Every method of this package and of installed plugins (entry points of the group 'tilth.methods').
-
-    Read from source text without importing it: `@method("kind", "name", systems=[1, 2])` directly above a class.
-    """
-    root = Path(__file__).parent
-    modules = [(".".join(path.relative_to(root.parent).with_suffix("").parts), path) for path in sorted(root.rglob("*.py"))]
-    for plugin in entry_points(group=_GROUP):
-        spec = find_spec(plugin.value)
-        if spec and spec.origin:
-            modules.append((plugin.value, Path(spec.origin)))
-    found: dict[tuple[str, str], Entry] = {}
-    for module, path in modules:
-        for match in _DECORATOR.finditer(path.read_text(encoding="utf-8")):
-            systems = tuple(int(number) for number in re.findall(r"\d+", match["systems"] or ""))
-            key = match["kind"], match["name"]
-            if key in found:
-                raise RuntimeError(f"two methods are called {key}: in {found[key].module} and in {module}")
-            found[key] = Entry(*key, module, match["cls"], systems)
-    return found
-
-
-def entries(kind: str | None = None) -> list[Entry]:
-    """All entries of a kind (or all), including classes registered from Python in this process."""
-    known = dict(index())
-    for (of_kind, name), cls in _loaded.items():
-        known.setdefault((of_kind, name), Entry(of_kind, name, cls.__module__, cls.__name__, cls.systems))
-    return [entry for entry in sorted(known.values(), key=lambda e: (e.kind, e.name)) if kind in (None, entry.kind)]
-
-
-def find(kind: str, name: str, *, where: str = "") -> type:
-    """The class registered under (kind, name); imports its module. TilthError names the nearest known method."""
-    if (kind, name) in _loaded:
-        return _loaded[kind, name]
-    entry = index().get((kind, name))
-    if entry is None:
-        names = [known.name for known in entries(kind)]
-        raise TilthError(f"there is no {kind} method '{name}'", where=where, hint=nearest(name, names))
-    importlib.import_module(entry.module)
-    return _loaded[kind, name]
-
-
 @cache
 def settings_of(cls: type) -> type[BaseModel]:
     """The pydantic model of a constructor's keyword-only arguments: unknown keys are errors, defaults are checked."""
@@ -168,10 +99,18 @@ def settings_of(cls: type) -> type[BaseModel]:
     return create_model(cls.__name__, __config__=config, **fields)
 
 
-def configure(kind: str, spec: Any) -> Configured:
-    """Check 'name', {'name': {settings}} or a Configured against the method's constructor.
+class SettingError(TilthError):
+    """A setting that cannot be; path: where it stands below the method being configured."""
 
-    Raises TilthError (unknown method) or pydantic's ValidationError (settings), which `recipe` turns into file and line.
+    def __init__(self, what: str, *, path: tuple[str | int, ...], hint: str = "", where: str = "") -> None:
+        super().__init__(what, where=where or ".".join(map(str, path)), hint=hint)
+        self.path = path
+
+
+def configure(kind: str, spec: Any, path: tuple[str | int, ...] = ()) -> Configured:
+    """Check 'name', {'name': {settings}} or a Configured against the method's constructor, and all methods inside it.
+
+    Raises SettingError: unknown method or setting (with the nearest known one), wrong type, value out of range.
     """
     if isinstance(spec, Configured):
         kind, name, given = spec.kind, spec.name, dict(spec.settings)
@@ -181,15 +120,128 @@ def configure(kind: str, spec: Any) -> Configured:
         name, given = next(iter(spec.items()))
         given = {} if given is None else given
     else:
-        raise TilthError(
+        example = next((entry.name for entry in entries(kind)), "name")
+        raise SettingError(
             f"expected the name of a {kind} method, or one name with its settings, not {spec!r}",
-            hint=f"Write '{kind_example(kind)}' or '{{{kind_example(kind)}: {{setting: value}}}}'.",
+            path=path,
+            hint=f"Write '{example}' or '{{{example}: {{setting: value}}}}'.",
+        )
+    inside = path if isinstance(spec, str) else (*path, name)
+    if not any(entry.name == name for entry in entries(kind)):
+        raise SettingError(
+            f"there is no {kind} method '{name}'", path=inside, hint=nearest(str(name), [e.name for e in entries(kind)])
         )
     if not isinstance(given, Mapping):
-        raise TilthError(f"the settings of {kind} method '{name}' must be a mapping, not {given!r}")
+        raise SettingError(f"the settings of '{name}' must be a mapping, not {given!r}", path=inside)
     model = settings_of(find(kind, name))
-    checked = model.model_validate(dict(given))
-    return Configured(kind, name, {key: getattr(checked, key) for key in model.model_fields})
+    for key in given:
+        if key not in model.model_fields:
+            raise SettingError(
+                f"'{name}' has no setting '{key}'", path=(*inside, key), hint=nearest(str(key), list(model.model_fields))
+            )
+    ready = {key: _configure_inside(*_field(model, key), value, (*inside, key)) for key, value in given.items()}
+    from pydantic import ValidationError
+
+    try:
+        checked = model.model_validate(ready)
+    except ValidationError as error:
+        raise _explained(error, name, inside) from None
+    settings = {key: _configure_inside(*_field(model, key), getattr(checked, key), (*inside, key)) for key in model.model_fields}
+    return Configured(kind, name, settings)
+
+
+def _field(model: type[BaseModel], key: str) -> tuple[Any, tuple[Any, ...]]:
+    return model.model_fields[key].annotation, tuple(model.model_fields[key].metadata)
+
+
+def _configure_inside(annotation: Any, metadata: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
+    """`value` with every method specification in it configured, so that errors know exactly where they stand."""
+
+    def visit(annotation: Any, metadata: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
+        kind = next((mark for mark in metadata if isinstance(mark, Kind)), None)
+        return configure(kind.kind, value, path) if kind else value
+
+    return transform(annotation, metadata, value, path, visit)
+
+
+Visit = Callable[[Any, tuple[Any, ...], Any, tuple[str | int, ...]], Any]
+
+
+def transform(annotation: Any, metadata: tuple[Any, ...], value: Any, path: tuple[str | int, ...], visit: Visit) -> Any:
+    """Rebuild a setting, calling visit(annotation, marks, value, path) on everything marked with Kind or Reference."""
+    if get_origin(annotation) is Annotated:
+        return transform(annotation.__origin__, (*metadata, *annotation.__metadata__), value, path, visit)
+    if value is None:
+        return None
+    if any(isinstance(mark, (Kind, Reference)) for mark in metadata):
+        return visit(annotation, metadata, value, path)
+    arguments = get_args(annotation)
+    if get_origin(annotation) in (Union, UnionType):
+        for argument in arguments:
+            if get_origin(argument) is Annotated and isinstance(value, (str, Mapping, Configured)):
+                return transform(argument, (), value, path, visit)
+            if get_origin(argument) is list and isinstance(value, (list, tuple)):
+                return transform(argument, (), value, path, visit)
+        return value
+    if get_origin(annotation) is list and isinstance(value, (list, tuple)):
+        return [transform(arguments[0], (), inner, (*path, i), visit) for i, inner in enumerate(value)]
+    if get_origin(annotation) is dict and isinstance(value, Mapping):
+        return {key: transform(arguments[1], (), inner, (*path, key), visit) for key, inner in value.items()}
+    if is_dataclass(annotation) and isinstance(annotation, type):
+        hints = get_type_hints(annotation, include_extras=True)
+        if isinstance(value, Mapping):
+            return {k: transform(hints[k], (), v, (*path, k), visit) if k in hints else v for k, v in value.items()}
+        changes = {
+            f.name: transform(hints[f.name], (), getattr(value, f.name), (*path, f.name), visit) for f in fields(annotation)
+        }
+        return replace(value, **changes)
+    return value
+
+
+def rebuilt(method: Configured, visit: Callable[[Reference, str], str]) -> Configured:
+    """The same method with every reference in it, at any depth, replaced by visit(mark, name)."""
+    model = settings_of(method.cls)
+
+    def on(annotation: Any, metadata: tuple[Any, ...], value: Any, path: tuple[str | int, ...]) -> Any:
+        mark = next((m for m in metadata if isinstance(m, Reference)), None)
+        if mark:
+            return visit(mark, value)
+        return rebuilt(value, visit) if isinstance(value, Configured) else value
+
+    return Configured(
+        method.kind,
+        method.name,
+        {key: transform(*_field(model, key), value, (key,), on) for key, value in method.settings.items()},
+    )
+
+
+def references(method: Configured) -> list[tuple[Reference, str]]:
+    """Everything the method's settings refer to, at any depth, in order."""
+    found: list[tuple[Reference, str]] = []
+
+    def visit(mark: Reference, name: str) -> str:
+        found.append((mark, name))
+        return name
+
+    rebuilt(method, visit)
+    return found
+
+
+def _explained(error: Any, name: str, path: tuple[str | int, ...]) -> SettingError:
+    """pydantic's first complaint as ours: what, the value given, what is permitted."""
+    first = error.errors()[0]
+    location = tuple(
+        part for part in first["loc"] if not (isinstance(part, str) and ("[" in part or part in ("float", "int", "str")))
+    )
+    setting = ".".join(map(str, location))
+    if first["type"] == "missing":
+        return SettingError(f"'{name}' needs the setting '{setting}'", path=(*path, *location))
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return SettingError(f"'{name}' has no setting '{setting}'", path=(*path, *location))
+    complaint = first["msg"].removeprefix("Value error, ")
+    return SettingError(
+        f"'{setting}' of '{name}' is {first['input']!r}: {complaint[0].lower()}{complaint[1:]}", path=(*path, *location)
+    )
 
 
 def use(kind: str, name: str, **settings: Any) -> Configured:
@@ -197,17 +249,12 @@ def use(kind: str, name: str, **settings: Any) -> Configured:
     return Configured(kind, name, settings)
 
 
-def kind_example(kind: str) -> str:
-    """Some name of this kind, for messages."""
-    return next((entry.name for entry in entries(kind)), "name")
-
-
 def plain(value: Any) -> Any:
     """A setting as JSON: what is stored, hashed and shown. Methods become {name: settings}."""
     if isinstance(value, Configured):
         return {value.name: {key: plain(inner) for key, inner in value.settings.items()}}
-    if hasattr(value, "__dataclass_fields__"):
-        return {key: plain(getattr(value, key)) for key in value.__dataclass_fields__}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -228,32 +275,6 @@ def walk(value: Any) -> Iterator[Configured]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from walk(inner)
-
-
-@cache
-def sources(module: str) -> frozenset[Path]:
-    """The files of this package that `module` needs, itself included, by following its import statements.
-
-    A stage's cache key holds their content, so that an edit recomputes exactly the stages that run the edited code.
-    """
-    root = Path(__file__).parent
-    pattern = re.compile(r"^\s*(?:from\s+(tilth[\w.]*)\s+import\s+\(?([\w, ]*)|import\s+(tilth[\w.]*))", re.MULTILINE)
-
-    def file_of(name: str) -> Path | None:
-        base = root.joinpath(*name.split(".")[1:])
-        return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file() and p != root / "__init__.py"), None)
-
-    seen: set[Path] = set()
-    todo = [sys.modules[module].__file__ if module in sys.modules else None]
-    queue = [Path(path) for path in todo if path] or [p for p in [file_of(module)] if p]
-    while queue:
-        path = queue.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        for base, names, direct in pattern.findall(path.read_text(encoding="utf-8")):
-            for name in [base or direct, *(f"{base}.{n.strip()}" for n in names.split(",") if base)]:
-                found = file_of(name)
-                if found:
-                    queue.append(found)
-    return frozenset(seen)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for entry in fields(value):
+            yield from walk(getattr(value, entry.name))

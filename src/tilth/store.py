@@ -6,7 +6,6 @@ Notable: work happens in `KEY.partial`, which a later run finds and continues (c
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ def keyed_folder(store: Path, name: str, parts: Any, make: Callable[[Path], None
             partial = final.with_name(final.name + ".partial")
             partial.mkdir(exist_ok=True)
             make(partial)
-            os.replace(partial, final)
+            partial.replace(final)
     return final
 
 
