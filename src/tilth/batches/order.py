@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from tilth.errors import TilthError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = 24  # fewer leave some orders of five or six examples likelier than others (tested)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -55,6 +54,7 @@ class Order:
         self.count, self.seed = int(count), int(seed)
         bits = (self.count - 1).bit_length()
         self._low, self._high = bits // 2, bits - bits // 2
+        self._rounds = 24 if bits < 12 else 10  # with fewer some orders of five or six examples are likelier than others (tested)
         self._seed = _key(self.seed, "order")
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
@@ -93,7 +93,7 @@ class Order:
         """An unbalanced Feistel network: each half in turn is changed by a hash of the other."""
         low_bits, low_mask, high_mask = np.uint64(self._low), np.uint64((1 << self._low) - 1), np.uint64((1 << self._high) - 1)
         low, high = x & low_mask, x >> low_bits
-        for number in range(_ROUNDS - 1, -1, -1) if inverse else range(_ROUNDS):
+        for number in range(self._rounds - 1, -1, -1) if inverse else range(self._rounds):
             key = keys ^ np.uint64(number << 56)
             if number % 2:
                 low = low ^ (_mix(key + high * _GOLDEN) & low_mask)
