@@ -38,6 +38,7 @@ class Context:
     """folder: where this stage writes. seed: of this run. inputs: reference -> folder of what it names.
 
     corpora: reference -> Corpus (already filtered by the recipe's `where`).
+    keys: reference -> digest of what made it, for caches that depend on an input's content.
     cache(name, parts, make): a folder shared by all runs with the same parts, made once by calling make(folder).
     """
 
@@ -47,12 +48,15 @@ class Context:
     corpora: Mapping[str, Corpus] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     shared: Path | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def corpus(self, reference: str) -> Corpus:
         """The corpus a CorpusRef names: an entry of `data:` or a stage that gives one."""
         if reference in self.corpora:
             return self.corpora[reference]
-        raise TilthError(f"'{reference}' is not data this stage can read", hint="Name an entry of 'data:' or a stage that gives a corpus.")
+        raise TilthError(
+            f"'{reference}' is not data this stage can read", hint="Name an entry of 'data:' or a stage that gives a corpus."
+        )
 
     def model(self, reference: str) -> Path:
         """The folder of the model a ModelRef names; a Hub id comes back as it is."""

@@ -236,14 +236,15 @@ class Benchmark(ABC):
 class Stage(ABC):
     """One stage of a recipe, e.g. `pretrain`. Its constructor's arguments are what the recipe may say.
 
-    gives: what later stages may take from it ('model', 'corpus', 'tokenizer', 'scores').
+    gives: what later stages may take from it ('model', 'corpus', 'tokenizer', 'scores', 'features').
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
     gives: ClassVar[str]
+    seeded: ClassVar[bool] = True  # False: the same for every seed, so that seeds share it
 
-    def check(self, context: Context) -> None:  # noqa: B027
+    def check(self) -> None:  # noqa: B027
         """Raise TilthError for what can be known to be wrong before any stage has run."""
 
     @abstractmethod

@@ -35,6 +35,13 @@ def keyed_folder(store: Path, name: str, parts: Any, make: Callable[[Path], None
     return final
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
 def discard(folder: Path) -> None:
     """Forget a stored answer."""
     shutil.rmtree(folder, ignore_errors=True)

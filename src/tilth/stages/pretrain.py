@@ -1,0 +1,89 @@
+"""Learn from unlabelled data: from nothing, or going on from a model that exists."""
+
+from typing import Annotated, Any
+
+from transformers import AutoTokenizer
+
+from tilth.backbones.folder import TextModel, load, save
+from tilth.context import Context
+from tilth.contracts import Configured, CorpusRef, Examples, Kind, ModelRef, Stage, TokenizerRef, method, use
+from tilth.errors import TilthError
+from tilth.registry import plain
+from tilth.training.loop import Evaluation, fit
+from tilth.training.settings import Budget, Training
+
+
+@method("stage", "pretrain")
+class Pretrain(Stage):
+    """data: what to learn from. start: a model to go on from, or `backbone` and `tokenizer` for a fresh one.
+
+    objective: what is learnt; batches: how rows become tensors; held_out: data whose loss is logged while training.
+    """
+
+    gives = "model"
+
+    def __init__(
+        self,
+        *,
+        data: CorpusRef,
+        budget: Budget,
+        objective: Annotated[Configured, Kind("pretrain")] = use("pretrain", "causal"),
+        batches: Annotated[Configured, Kind("batches")] = use("batches", "packed"),
+        backbone: Annotated[Configured, Kind("backbone")] | None = None,
+        tokenizer: TokenizerRef | None = None,
+        start: ModelRef | None = None,
+        held_out: CorpusRef | None = None,
+        evaluate_every: int | None = None,
+        training: Training = Training(),
+    ) -> None:
+        self.data, self.budget, self.objective, self.batches, self.training = data, budget, objective, batches, training
+        self.backbone, self.tokenizer, self.start = backbone, tokenizer, start
+        self.held_out, self.evaluate_every = held_out, evaluate_every
+        if start and (backbone or tokenizer):
+            raise TilthError("'start' brings its own network and tokeniser", hint="Leave out 'backbone' and 'tokenizer', or 'start'.")
+        if not start and not (backbone and tokenizer):
+            raise TilthError("a fresh model needs 'backbone' and 'tokenizer'", hint="Or name a model to go on from under 'start'.")
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Write 'model/'; metrics: last loss, steps, tokens, tokens per second."""
+        import torch
+
+        torch.manual_seed(context.seed)
+        text_model = self.model(context)
+        examples = self.examples(context, text_model.tokenizer)
+        evaluation = None
+        if self.held_out:
+            held_out = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
+            evaluation = Evaluation(held_out, self.evaluate_every)
+        fitted = fit(
+            self.objective.build(text_model.model), examples,
+            training=self.training, budget=self.budget, folder=context.folder, seed=context.seed,
+            evaluation=evaluation, progress=context.progress,
+        )  # fmt: skip
+        save(text_model.model, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
+        return {
+            "loss": fitted.loss,
+            "steps": float(fitted.steps),
+            "tokens": float(fitted.tokens),
+            "tokens_per_second": fitted.tokens / max(fitted.seconds, 1e-9),
+            "parameters": float(sum(p.numel() for p in text_model.model.parameters())),
+        }
+
+    def model(self, context: Context) -> TextModel:
+        """The network before the first step."""
+        if self.start:
+            return load(context.model(self.start))
+        assert self.backbone and self.tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(context.tokenizer(self.tokenizer))
+        return TextModel(self.backbone.build().build(tokenizer), tokenizer, {})
+
+    def examples(self, context: Context, tokenizer: Any) -> Examples:
+        """What is trained on, as numbered examples (lineage is computed from these)."""
+        return self.batches.build().build(context.corpus(self.data), tokenizer, context)
+
+    def about(self, context: Context, text_model: TextModel) -> dict[str, Any]:
+        """What tilth.json will say: what it was trained on and how, what came before, and the prompt's form."""
+        trained = {"data": context.corpus(self.data).fingerprint, "stage": plain(use("stage", "pretrain", **vars(self)))["pretrain"]}
+        about: dict[str, Any] = {"history": [*text_model.about.get("history", []), trained]}
+        template = self.batches.settings.get("template", text_model.about.get("template"))
+        return {**about, "template": plain(template)} if template else about
