@@ -11,6 +11,8 @@ class TilthError(Exception):
     hint: what to do about it.
     """
 
+    status = 2  # what the command line exits with
+
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what, self.where, self.hint = what, where, hint
         super().__init__("\n".join(filter(None, [f"{where}: {what}" if where else what, hint])))

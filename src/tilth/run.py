@@ -96,9 +96,9 @@ class _Runner:
     def run(self) -> Run:
         self.out.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        check_data(self.recipe)
         name = "data"
         try:
+            check_run(self.recipe)
             for name, spec in self.recipe.data.items():
                 self.read(name, spec)
             for name, stage in self.recipe.stages.items():
@@ -129,7 +129,13 @@ class _Runner:
                 if not folder.exists():
                     partial = folder.with_name(folder.name + ".partial")
                     _empty(partial)
-                    ingest(spec.source if source.path is None else source, partial / "corpus.lance", kind=spec.kind, columns=columns, progress=self.progress)
+                    ingest(
+                        spec.source if source.path is None else source,
+                        partial / "corpus.lance",
+                        kind=spec.kind,
+                        columns=columns,
+                        progress=self.progress,
+                    )
                     partial.replace(folder)
         corpus = Corpus.open(folder / "corpus.lance", where=spec.where)
         rows = corpus.count()
@@ -237,14 +243,21 @@ def read_run(folder: Path) -> dict[str, Any]:
     """run.json of a run's folder."""
     path = folder / "run.json"
     if not path.exists():
-        raise TilthError(f"'{folder}' is not the folder of a run: it has no run.json", hint="Give the --out of an earlier 'tilth run'.")
+        raise TilthError(
+            f"'{folder}' is not the folder of a run: it has no run.json", hint="Give the --out of an earlier 'tilth run'."
+        )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def check_data(recipe: Recipe) -> None:
-    """Raise TilthError for the first entry of `data:` that is not there."""
+def check_run(recipe: Recipe) -> None:
+    """Raise TilthError for what is known to be wrong before anything is computed: data that is not there, stages' own checks."""
     for spec in recipe.data.values():
         catalogue.resolve(spec.source, base=recipe.file.parent if recipe.file else None)
+    for name, stage in recipe.stages.items():
+        try:
+            stage.build().check()
+        except TilthError as error:
+            raise TilthError(error.what, where=error.where or f"stage '{name}'", hint=error.hint) from None
 
 
 def _elapsed(folder: Path) -> float:

@@ -20,7 +20,9 @@ def progress(*, quiet: bool = False) -> context.Progress:
 
 def figures(shown: dict[str, float]) -> str:
     """'loss 3.21  tokens/s 5,200'."""
-    return "  ".join(f"{name.replace('_', ' ')} {f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'}" for name, value in shown.items())
+    return "  ".join(
+        f"{name.replace('_', ' ')} {f'{value:,.0f}' if abs(value) >= 100 else f'{value:.3g}'}" for name, value in shown.items()
+    )
 
 
 class Bars(context.Progress):
@@ -72,7 +74,9 @@ class Lines(context.Progress):
         if self.total and done:
             left = f", {max(self.total - done, 0) * seconds / done:,.0f} s left"
         of = f" of {self.total:,.0f}" if self.total else ""
-        self.last = f"  {self.task}: {done:,.0f}{of} {self.unit}, {done / seconds:,.3g} {self.unit}/s{left}  {figures(shown)}".rstrip()
+        self.last = (
+            f"  {self.task}: {done:,.0f}{of} {self.unit}, {done / seconds:,.3g} {self.unit}/s{left}  {figures(shown)}".rstrip()
+        )
         if now - self.told >= self.every:
             self.told = now
             self.say(self.last)

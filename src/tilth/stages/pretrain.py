@@ -40,9 +40,13 @@ class Pretrain(Stage):
         self.backbone, self.tokenizer, self.start = backbone, tokenizer, start
         self.held_out, self.evaluate_every = held_out, evaluate_every
         if start and (backbone or tokenizer):
-            raise TilthError("'start' brings its own network and tokeniser", hint="Leave out 'backbone' and 'tokenizer', or 'start'.")
+            raise TilthError(
+                "'start' brings its own network and tokeniser", hint="Leave out 'backbone' and 'tokenizer', or 'start'."
+            )
         if not start and not (backbone and tokenizer):
-            raise TilthError("a fresh model needs 'backbone' and 'tokenizer'", hint="Or name a model to go on from under 'start'.")
+            raise TilthError(
+                "a fresh model needs 'backbone' and 'tokenizer'", hint="Or name a model to go on from under 'start'."
+            )
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'model/'; metrics: last loss, steps, tokens, tokens per second."""
@@ -83,7 +87,10 @@ class Pretrain(Stage):
 
     def about(self, context: Context, text_model: TextModel) -> dict[str, Any]:
         """What tilth.json will say: what it was trained on and how, what came before, and the prompt's form."""
-        trained = {"data": context.corpus(self.data).fingerprint, "stage": plain(use("stage", "pretrain", **vars(self)))["pretrain"]}
+        trained = {
+            "data": context.corpus(self.data).fingerprint,
+            "stage": plain(use("stage", "pretrain", **vars(self)))["pretrain"],
+        }
         about: dict[str, Any] = {"history": [*text_model.about.get("history", []), trained]}
         template = self.batches.settings.get("template", text_model.about.get("template"))
         return {**about, "template": plain(template)} if template else about

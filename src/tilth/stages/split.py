@@ -30,7 +30,9 @@ class Split(Stage):
 
         def parts() -> "pa.RecordBatch":
             for batch in corpus.scan():
-                share = np.array([xxhash.xxh64_intdigest(identity) for identity in batch["id"].to_pylist()], dtype=np.uint64) / 2**64
+                share = (
+                    np.array([xxhash.xxh64_intdigest(identity) for identity in batch["id"].to_pylist()], dtype=np.uint64) / 2**64
+                )
                 yield batch.filter(pa.array((share >= self.start) & (share < self.stop)))
 
         part = Corpus.write(context.folder / "corpus.lance", parts(), corpus.schema, metadata={"kind": corpus.kind})
