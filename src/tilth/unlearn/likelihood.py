@@ -2,7 +2,7 @@
 
 Notable: vocabulary logits are computed only where an answer token is predicted, in any transformers causal LM, by
 handing its output layer the chosen positions; a classifier is the case of one answer token per example, so the same
-objectives unlearn from classifiers; log-probabilities are in nats and in float32 whatever the model computes in.
+objectives unlearn from classifiers; log-probabilities are in nats and never in half precision, whatever the model computes in.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _INPUTS = ("input_ids", "attention_mask", "position_ids", "token_type_ids", "pix
 
 
 class Answers(NamedTuple):
-    """logits (n, classes) float32 of the n predicted answer tokens of a batch, row after row; targets (n,); where they stand.
+    """logits (n, classes) of the n predicted answer tokens of a batch, row after row; targets (n,); where they stand.
 
     where: (batch, tokens) bool, true at the n positions that predict; (batch, 1), all true, for a classifier.
     """
@@ -38,7 +38,7 @@ def answers(model: nn.Module, batch: Batch) -> Answers:
     """
     labels = batch.labels
     if labels.ndim == 1:
-        return Answers(_call(model, batch).float(), labels, torch.ones_like(labels, dtype=torch.bool).unsqueeze(1))
+        return Answers(_call(model, batch), labels, torch.ones_like(labels, dtype=torch.bool).unsqueeze(1))
     where = F.pad(labels[:, 1:] != IGNORED, (0, 1))
     return Answers(_logits_at(model, batch, where), labels[:, 1:][where[:, :-1]], where)
 
@@ -75,12 +75,12 @@ def kl_divergence(reference: Tensor, log_probability: Tensor) -> Tensor:
 
 
 def _logits_at(model: nn.Module, batch: Batch, where: Tensor) -> Tensor:
-    """float32 logits (n, vocabulary) at the n true positions of `where` (batch, tokens)."""
+    """Logits (n, vocabulary) at the n true positions of `where` (batch, tokens)."""
     with _output_only_at(model, where):
         logits = _call(model, batch)
     if logits.shape[:2] == where.shape:  # a model without an output layer of its own to ask
         logits = logits[where]
-    return logits.reshape(-1, logits.shape[-1]).float()
+    return logits.reshape(-1, logits.shape[-1])
 
 
 @contextmanager
@@ -106,4 +106,5 @@ def _call(model: nn.Module, batch: Batch) -> Tensor:
         output = model(**inputs, use_cache=False)
     else:
         output = model(**inputs)
-    return output if isinstance(output, Tensor) else output.logits
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
