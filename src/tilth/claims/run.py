@@ -7,12 +7,13 @@ the store, so a target model that twelve arms unlearn is trained once per seed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tilth.claims.evidence import write_evidence
 from tilth.claims.judge import judge
-from tilth.claims.systems import evidence_name
+from tilth.claims.systems import evidence_name, read_verdict
 from tilth.context import Progress
 from tilth.errors import TilthError
 from tilth.recipe import Recipe
@@ -20,25 +21,24 @@ from tilth.run import Run, execute
 
 
 def run_claim(
-    recipe: str | Path | Mapping[str, Any],
+    recipe: Recipe | str | Path | Mapping[str, Any],
     *,
     seeds: int | None = None,
     out: Path = Path("evidence"),
     runs: Path = Path("runs"),
     store: Path | None = None,
     scale: str = "cpu",
-    overrides: Mapping[str, Any] | None = None,
-    data: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Run the claim of a recipe, write its evidence into `out` and return the file.
 
     seeds: how many, from 0; the claim's own number if None (fewer can refute a claim and not confirm it).
-    runs: receives a run folder per arm and seed, NAME/ARM-SEED. overrides, data: as in Recipe.load, for all arms.
+    recipe: one that is loaded (and perhaps overridden), or what Recipe.load takes. runs: receives a run folder per arm and
+    seed, NAME/ARM-SEED.
     Raises TilthError if the recipe makes no claim, and what a stage raises: there is evidence of whole claims only.
     """
     progress = progress or Progress()
-    base = Recipe.load(recipe, overrides=overrides, data=data, scale=scale)
+    base = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe, scale=scale)
     claim = base.claim
     if claim is None:
         raise TilthError(
@@ -48,10 +48,10 @@ def run_claim(
     if count < 1:
         raise TilthError(f"a claim cannot be run with {count} seeds", where="--seeds", hint="Give 1 or more.")
     name = evidence_name(base.system) if base.system is not None else base.name
-    arms = {
-        arm: Recipe.load(recipe, overrides={**(overrides or {}), **changes}, data=data, scale=scale)
-        for arm, changes in claim.arms.items()
-    }
+    path = out / f"{name}.json"
+    if path.exists():
+        read_verdict(path)  # what was tried is carried over from it: better to know now than after hours that it is broken
+    arms = {arm: _arm(base, changes) for arm, changes in claim.arms.items()}
     done: dict[str, dict[int, Run]] = {arm: {} for arm in arms}
     for seed in range(count):  # seeds outside: whatever arms share is made just before it is needed again
         for number, (arm, arm_recipe) in enumerate(arms.items()):
@@ -61,7 +61,7 @@ def run_claim(
     metrics = {arm: {seed: run.metrics for seed, run in by_seed.items()} for arm, by_seed in done.items()}
     records = [run.record for by_seed in done.values() for run in by_seed.values()]
     return write_evidence(
-        out / f"{name}.json",
+        path,
         system=base.system,
         recipe=base.name,
         tree=base.tree,
@@ -72,6 +72,11 @@ def run_claim(
         data=_data(records),
         scale=scale,
     )
+
+
+def _arm(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe as it was loaded (its scale and overrides are in its tree), with what the arm changes."""
+    return replace(Recipe.load(base.tree, overrides=changes), name=base.name, file=base.file)
 
 
 def _data(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
