@@ -1,0 +1,165 @@
+"""What a model says: prompts in, texts out, in batches.
+
+Notable: transformers' own generate does the decoding, in rounds of a few tokens: rows that have ended leave the batch
+between rounds and take their keys and values with them, so a model that ends its answers is not held up by the one row that
+does not; keys and values are written into room kept for them instead of being copied at every token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from tilth.batches.text.encoding import Encoder, end_token, pad_token
+from tilth.batches.text.ragged import offsets, ranges
+from tilth.context import Progress
+from tilth.errors import TilthError
+from tilth.evaluate.likelihood import evaluating
+
+if TYPE_CHECKING:
+    from tilth.backbones.folder import TextModel
+
+_ROUND = 16  # tokens between two looks at which rows have ended
+_ROOM = 64  # tokens of room that a cache grows by
+_BATCH_TOKENS = 2**18  # keys and values kept at once
+
+
+def generate(
+    text_model: TextModel,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    batch_size: int = 128,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[str]:
+    """The continuation of each prompt, without its end token, special tokens left out.
+
+    Greedy at temperature 0; otherwise sampled with `seed`, and then what a prompt gives depends on the batch it is in.
+    Stops at the end token, after max_new_tokens, or where the model's context ends. A prompt that fills the context loses
+    its front. Raises TilthError for models that cannot generate.
+    """
+    model, tokenizer = text_model.model, text_model.tokenizer
+    if not getattr(model, "can_generate", lambda: False)():
+        raise TilthError(f"{type(model).__name__} cannot generate text", hint="Use a causal language model.")
+    room = context_length(model)
+    ids, starts = _encoded(prompts, text_model, room - min(max_new_tokens, max(1, room // 2)))
+    lengths = np.diff(starts)
+    order = np.argsort(-lengths, kind="stable")
+    texts = [""] * len(prompts)
+    progress = progress or Progress()
+    with evaluating(model) as device, torch.random.fork_rng(enabled=temperature > 0):
+        if temperature > 0:
+            torch.manual_seed(seed)
+        progress.start("generate", len(prompts), "answers")
+        done = 0
+        for rows in _batches(order, lengths, max_new_tokens, batch_size):
+            tokens = ids[ranges(starts[rows], lengths[rows])]
+            new = min(max_new_tokens, room - int(lengths[rows].max()))
+            made = _continue(model, tokens, lengths[rows], new, end_token(tokenizer), pad_token(tokenizer), temperature, top_p, device)
+            for row, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
+                texts[row] = text
+            done += len(rows)
+            progress.update(done)
+        progress.end()
+    return texts
+
+
+def context_length(model: Any) -> int:
+    """The most tokens `model` can see; 2048 where its configuration does not say."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
+
+
+def _continue(
+    model: Any, tokens: np.ndarray, lengths: np.ndarray, new: int, end: int, pad: int, temperature: float, top_p: float, device: Any
+) -> list[list[int]]:
+    """Token ids that follow each prompt, end token excluded."""
+    width = int(lengths.max())
+    inside = np.arange(width) >= width - lengths[:, None]
+    padded = np.full(inside.shape, pad, dtype=np.int64)
+    padded[inside] = tokens
+    ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(inside.astype(np.int64)).to(device)
+    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
+    made = np.full((len(lengths), new), end, dtype=np.int64)
+    alive = torch.arange(len(lengths), device=device)
+    cache = _cache(model)
+    for start in range(0, new, _ROUND):
+        config = GenerationConfig(
+            max_new_tokens=min(_ROUND, new - start), do_sample=temperature > 0, eos_token_id=end, pad_token_id=pad, **sampling
+        )
+        ids = model.generate(ids, attention_mask=mask, generation_config=config, past_key_values=cache)
+        fresh = ids[:, width + start :]
+        made[alive.cpu().numpy(), start : start + fresh.shape[1]] = fresh.cpu().numpy()
+        going = ~(fresh == end).any(1)
+        if not going.any():
+            break
+        mask = torch.cat([mask, mask.new_ones(fresh.shape)], 1)
+        if not going.all():
+            kept = going.nonzero()[:, 0]
+            ids, mask, alive = ids[kept], mask[kept], alive[kept]
+            cache.batch_select_indices(kept)
+    stop = np.where((made == end).any(1), (made == end).argmax(1), new)
+    return [row[:length] for row, length in zip(made.tolist(), stop.tolist(), strict=True)]
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of one layer as views of larger tensors, so that a new token is written and nothing is copied."""
+
+    room: tuple[Tensor, Tensor] | None = None
+    seen: Tensor | None = None  # the view last handed out: another one means that someone selected or cut rows
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[-2]
+        if self.room is None or self.keys is not self.seen or self.room[0].shape[-2] < stop:
+            self.room = tuple(new.new_empty((*new.shape[:-2], stop + _ROOM, new.shape[-1])) for new in (key_states, value_states))
+            if start:
+                self.room[0][..., :start, :], self.room[1][..., :start, :] = self.keys, self.values
+        self.room[0][..., start:stop, :], self.room[1][..., start:stop, :] = key_states, value_states
+        self.keys, self.values = self.room[0][..., :stop, :], self.room[1][..., :stop, :]
+        self.seen = self.keys
+        return self.keys, self.values
+
+
+def _cache(model: Any) -> DynamicCache:
+    """transformers' own cache for `model`, its plain attention layers replaced by roomy ones."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _encoded(prompts: Sequence[str], text_model: TextModel, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all prompts end to end, each begun as the tokeniser begins a sequence and at most `longest` long; where each begins."""
+    tokenizer = text_model.tokenizer
+    encoder = Encoder(tokenizer)
+    ids, lengths = encoder(prompts)
+    frame, _ = encoder([""], special=True)
+    head = frame[~np.isin(frame, [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None])]
+    if not len(head) and (lengths == 0).any():
+        raise TilthError("a prompt is empty", hint="Give at least one word to go on from.")
+    kept = np.minimum(lengths, longest - len(head))
+    starts = offsets(kept + len(head))
+    out = np.empty(int(starts[-1]), dtype=np.int64)
+    if len(head):
+        out[starts[:-1, None] + np.arange(len(head))] = head
+    out[ranges(starts[:-1] + len(head), kept)] = ids[ranges(offsets(lengths)[1:] - kept, kept)]
+    return out, starts
+
+
+def _batches(order: np.ndarray, lengths: np.ndarray, new: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Prompts in batches of similar length, with a bounded number of tokens to remember."""
+    at = 0
+    while at < len(order):
+        rows = order[at : at + max(1, min(batch_size, _BATCH_TOKENS // (int(lengths[order[at]]) + new)))]
+        at += len(rows)
+        yield rows

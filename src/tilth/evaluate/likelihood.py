@@ -1,0 +1,166 @@
+"""How likely a model finds given answers, token by token: what the metrics of the unlearning protocol are functions of.
+
+Notable: sequences are laid end to end without padding and batched by length, so no result depends on who shared a batch or
+on which side was padded; vocabulary logits exist only where a token is scored, and never for more than a bounded number of
+tokens at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tilth.batches.text.ragged import offsets, padded, ranges
+from tilth.context import Progress
+from tilth.contracts import Batch
+from tilth.errors import TilthError
+from tilth.unlearn.likelihood import IGNORED, answers
+
+_TOKENS = 8192  # inputs of one forward pass, padding included
+_LOGITS = 2**26  # float32 logits of one forward pass: 256 MB
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences laid end to end. ids (tokens,); starts (sequences + 1,): where each begins; scored (tokens,): bool, the targets.
+
+    The first token of a sequence is never a target: nothing predicts it.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    scored: np.ndarray
+
+    @classmethod
+    def of_rows(cls, input_ids: np.ndarray, labels: np.ndarray, attention_mask: np.ndarray) -> Sequences:
+        """From padded arrays (sequences, tokens), padded on either side; labels -100 outside the targets."""
+        inside = attention_mask.astype(bool)
+        scored = labels != IGNORED
+        scored[np.arange(len(labels)), inside.argmax(1)] = False
+        return cls(input_ids[inside], offsets(inside.sum(1)), scored[inside])
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """log_probability (tokens,) in nats and hits (tokens,) bool, whether the token is the most likely one, of all scored tokens.
+
+    starts (sequences + 1,): the tokens of sequence i lie at starts[i]:starts[i + 1].
+    mean, variance (tokens,): of log p under the model's own distribution at that position, where they were asked for.
+    """
+
+    log_probability: np.ndarray
+    hits: np.ndarray
+    starts: np.ndarray
+    mean: np.ndarray | None = None
+    variance: np.ndarray | None = None
+
+    @cached_property
+    def count(self) -> np.ndarray:
+        """Scored tokens of each sequence: n."""
+        return np.diff(self.starts)
+
+    @cached_property
+    def nll(self) -> np.ndarray:
+        """-log p of each sequence's scored tokens, in nats, summed: float64 (sequences,)."""
+        total = np.concatenate([np.zeros(1), np.cumsum(self.log_probability, dtype=np.float64)])
+        return -np.diff(total[self.starts])
+
+    @cached_property
+    def average(self) -> np.ndarray:
+        """nll / n: nats per token; 0 for a sequence without scored tokens."""
+        return self.nll / np.maximum(self.count, 1)
+
+
+def token_statistics(
+    model: nn.Module,
+    sequences: Sequences,
+    *,
+    moments: bool = False,
+    batch_tokens: int = _TOKENS,
+    progress: Progress | None = None,
+) -> TokenStatistics:
+    """Statistics of every scored token of `sequences` under a causal `model`; in order, whatever the batches were.
+
+    moments: also mean and variance of log p over the vocabulary (Min-K%++). batch_tokens: inputs of one forward pass, padding
+    included. Raises TilthError when the model gives something that is not a number.
+    """
+    scored = offsets(np.add.reduceat(np.concatenate([sequences.scored, [False]]).astype(np.int64), sequences.starts[:-1]))
+    found = np.zeros((4 if moments else 2, int(scored[-1])), dtype=np.float32)
+    progress = progress or Progress()
+    with evaluating(model) as device:
+        progress.start("likelihood", len(sequences.starts) - 1, "examples")
+        done = 0
+        for rows in _batches(sequences, batch_tokens, _vocabulary(model)):
+            lengths = np.diff(sequences.starts)[rows]
+            width = int(lengths.max())
+            tokens = ranges(sequences.starts[rows], lengths)
+            labels = np.where(sequences.scored[tokens], sequences.ids[tokens].astype(np.int64), IGNORED)
+            batch = Batch(
+                input_ids=torch.from_numpy(padded(sequences.ids[tokens], lengths, width, 0)).long(),
+                labels=torch.from_numpy(padded(labels, lengths, width, IGNORED)).long(),
+            )
+            predicted = answers(model, batch.to(device))
+            there = ranges(scored[rows], np.diff(scored)[rows])
+            found[:, there] = _statistics(predicted.logits, predicted.targets, moments).cpu().numpy()
+            done += len(rows)
+            progress.update(done)
+        progress.end()
+    if not np.isfinite(found[0]).all():
+        raise TilthError(
+            "the model gives probabilities that are not numbers",
+            hint="Its weights overflowed: lower the learning rate it was trained or unlearned with.",
+        )
+    return TokenStatistics(found[0], found[1].astype(bool), scored, *(found[2:] if moments else ()))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
+    """The model in eval mode, without gradient, on the accelerator if there is one; gives the device."""
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = device or torch.device("cpu")
+    modes = [(module, module.training) for module in model.modules()]
+    model.to(device).eval()
+    try:
+        with torch.no_grad():
+            yield device
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _statistics(logits: Tensor, targets: Tensor, moments: bool) -> Tensor:
+    """Rows log p and hit, and mean and variance of log p if asked for: (2 or 4, tokens)."""
+    highest = logits.max(-1).values
+    at_target = logits.gather(1, targets[:, None])[:, 0]
+    if not moments:
+        return torch.stack([at_target - logits.logsumexp(-1), (at_target == highest).float()])
+    log_probability = logits.log_softmax(-1)
+    weight = log_probability.exp()
+    finite = log_probability.clamp(min=torch.finfo(torch.float32).min / 2)  # or 0 * -inf would be not a number
+    mean = (weight * finite).sum(-1)
+    variance = (weight * (finite - mean[:, None]).square()).sum(-1)
+    return torch.stack([log_probability.gather(1, targets[:, None])[:, 0], (at_target == highest).float(), mean, variance])
+
+
+def _batches(sequences: Sequences, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
+    """Numbers of sequences, longest first, in batches of bounded inputs and logits."""
+    lengths = np.diff(sequences.starts)
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    room = max(1, min(batch_tokens, _LOGITS // vocabulary))
+    at = 0
+    while at < len(order):
+        rows = order[at : at + max(1, room // int(lengths[order[at]]))]
+        at += len(rows)
+        yield rows
+
+
+def _vocabulary(model: nn.Module) -> int:
+    config = getattr(model, "config", None)
+    return int(config.get_text_config().vocab_size) if config is not None else 1
