@@ -1,0 +1,160 @@
+"""Models at rest: ordinary transformers folders, plus `tilth.json` saying how each was made.
+
+Notable: a folder appears whole or not at all; what could run code when it is read (pickles, code of the model's own) is
+refused before anything is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from tilth.errors import TilthError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+_HEADS = (
+    (("ForSequenceClassification",), AutoModelForSequenceClassification),
+    (("ForMaskedLM",), AutoModelForMaskedLM),
+    (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),
+    (("ForCausalLM", "LMHeadModel"), AutoModelForCausalLM),
+)
+
+
+@dataclass
+class TextModel:
+    """A network, the tokeniser it reads with, and what is known of how it came about."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, about: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a transformers folder (safetensors) and `tilth.json`; what stood there before is replaced once all is written.
+
+    `AutoModel...from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read it without Tilth.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".new", dir=folder.parent))
+    try:
+        new.chmod(0o755)
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+        (new / "tilth.json").write_text(json.dumps(dict(about or {}), indent=1, ensure_ascii=False), encoding="utf-8")
+        if folder.exists():
+            old = new.with_suffix(".old")
+            folder.rename(old)
+            new.rename(folder)
+            shutil.rmtree(old)
+        else:
+            new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def load(source: str | Path) -> TextModel:
+    """The model in a folder, or of a Hub id such as 'owner/name', in evaluation mode and in the precision it was saved in.
+
+    Which kind of model is read from its configuration. Raises TilthError when there is no such folder or id, when it is
+    not a text model with all its weights, when it holds pickles or needs code of its own, or when the tokeniser knows
+    more tokens than the model.
+    """
+    place = str(source)
+    folder = Path(source)
+    if folder.is_dir():
+        _refuse(folder)
+    elif folder.exists() or not _looks_like_id(place):
+        raise TilthError(
+            "there is no model folder here", where=place, hint="Give a folder with config.json, or a Hub id 'owner/name'."
+        )
+    config = _read(AutoConfig, place, place)
+    if getattr(config, "auto_map", None):
+        raise TilthError(
+            "the model needs code of its own, which is not run", where=place, hint="Convert it to a class of transformers."
+        )
+    tokenizer = _read(AutoTokenizer, place, place)
+    model, report = _read(_auto_class(config, place), place, place, use_safetensors=True, output_loading_info=True)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise TilthError(
+            f"the folder lacks {len(missing)} of the model's weights, such as '{missing[0]}'",
+            where=place,
+            hint="Save the model again with save_pretrained.",
+        )
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise TilthError(
+            f"the tokeniser knows {len(tokenizer)} tokens and the model {rows}",
+            where=place,
+            hint="Use the tokeniser the model was trained with.",
+        )
+    about = folder / "tilth.json"
+    return TextModel(model.eval(), tokenizer, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {})
+
+
+def _refuse(folder: Path) -> None:
+    """Raise for what is not a model folder, and for what could run code."""
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix.lower() in _PICKLES)
+    if found:
+        raise TilthError(
+            f"the folder holds {found[0]}, a pickle, which can run code when it is read",
+            where=str(folder),
+            hint="If you trust it, convert it: load it with transformers, save_pretrained into a new folder. If it is only a "
+            "leftover beside model.safetensors, delete it.",
+        )
+    if not (folder / "config.json").is_file():
+        raise TilthError("this is not a model folder: it has no config.json", where=str(folder))
+    if not any(folder.glob("*.safetensors")):
+        raise TilthError("the folder has no weights (*.safetensors)", where=str(folder))
+
+
+def _looks_like_id(source: str) -> bool:
+    """'name' or 'owner/name', as opposed to a path that does not exist."""
+    return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) is not None
+
+
+def _auto_class(config: PretrainedConfig, place: str) -> Any:
+    names = config.architectures or []
+    for endings, auto in _HEADS:
+        if any(name.endswith(endings) for name in names):
+            return auto
+    raise TilthError(
+        f"this is not a text model with a head: its architecture is {', '.join(names) or 'not named'}",
+        where=place,
+        hint="Known: " + ", ".join(ending for endings, _ in _HEADS for ending in endings) + ".",
+    )
+
+
+def _read(auto: Any, source: str, place: str, **settings: Any) -> Any:
+    """auto.from_pretrained without code from the folder; what goes wrong with the source becomes a TilthError."""
+    try:
+        return auto.from_pretrained(source, trust_remote_code=False, **settings)
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        if Path(source).is_dir():
+            what, hint = f"{type(error).__name__}: {error}".splitlines()[0], "Check that the folder was written completely."
+        else:
+            what, hint = f"'{source}' is neither a folder nor a model that can be fetched", str(error).splitlines()[0]
+        raise TilthError(what, where=place, hint=hint) from error
