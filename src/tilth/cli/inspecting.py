@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tilth.cli.options import Json
+from tilth.cli.options import Json, With, import_methods
 
 
 def register(app: typer.Typer) -> None:
@@ -33,9 +33,11 @@ def systems(as_json: Json = False) -> None:
 def methods(
     kind: Annotated[str | None, typer.Option(help="Only this kind.", show_default=False)] = None,
     name: Annotated[str | None, typer.Argument(help="Only this method, with its settings.", show_default=False)] = None,
+    with_: With = None,
     as_json: Json = False,
 ) -> None:
     """Every registered method: kind, shape, systems, one line, settings with types and defaults."""
+    import_methods(with_)
     from tilth.cli.output import say, table
     from tilth.errors import TilthError, nearest
     from tilth.registry import entries

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilth.cli.options import Json, Out, Quiet, Seed, Set, model_reference, pairs, values
+from tilth.cli.options import Json, Out, Quiet, Seed, Set, With, import_methods, model_reference, pairs, values
 from tilth.cli.running import go
 from tilth.errors import TilthError
 
@@ -40,10 +40,12 @@ def pretrain(
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
+    with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Make a model of your own data: looks what kind it is, picks a recipe and a size, says why."""
+    import_methods(with_)
     from tilth.cli.choosing import choose
     from tilth.cli.output import say
 
@@ -64,10 +66,12 @@ def curate(
         str, typer.Option(help="A recipe with data called 'corpus' and a stage that gives a corpus.")
     ] = "curate-text",
     set_: Set = None,
+    with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Clean a corpus; what was removed is kept beside it, with the reason."""
+    import_methods(with_)
     from tilth.cli.export import export_corpus
     from tilth.cli.output import say
     from tilth.recipe import Recipe
@@ -89,10 +93,12 @@ def adapt(
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
+    with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Fit a model to labelled data: a probe on frozen features, or the whole model."""
+    import_methods(with_)
     from tilth.cli.output import say
 
     stage: dict[str, Any] = {"model": model_reference(model), "data": "data", "label": label, "method": method}
@@ -113,10 +119,12 @@ def unlearn(
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
+    with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Take something out of a model: a Tilth model folder or any transformers causal LM."""
+    import_methods(with_)
     from tilth.cli.output import say
 
     stage: dict[str, Any] = {
@@ -139,10 +147,12 @@ def evaluate(
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
+    with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model. Data settings of the benchmark are given as --data SETTING=PATH."""
+    import_methods(with_)
     sources = {name: _data(text) for name, text in pairs(data, "--data").items()}
     settings = {**{name: name for name in sources}, **values(set_)}
     if isinstance(settings.get("gold"), str):

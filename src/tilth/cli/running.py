@@ -71,8 +71,8 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the result.")] = Path("runs/demo"), seed: Seed = 0, quiet: Quiet = False
 ) -> None:
     """Raw text becomes a model, is measured, and forgets some people, with proof; about 4 minutes."""
+    from tilth.cli.demo import demo as tour
     from tilth.cli.progress import progress
-    from tilth.demo import demo as tour
 
     tour(out, seed=seed, progress=progress(quiet=quiet))
 

@@ -1,0 +1,65 @@
+"""`tilth pretrain DATA`: look at the data, pick a recipe and the size of the model, and say why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tilth.errors import TilthError
+
+_RECIPES = {"text": "text", "answers": "answers"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A recipe ready to run, and the reasons, one line each."""
+
+    recipe: Any
+    why: list[str]
+
+
+def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overrides: Mapping[str, Any]) -> Choice:
+    """A recipe for `data` (an entry of `data:`) that trains for about `minutes` on this machine.
+
+    Raises TilthError when there is no recipe for this kind of data.
+    """
+    from tilth.backbones.size import machine_flops, suggest
+    from tilth.corpus import catalogue
+    from tilth.corpus.detect import detect
+    from tilth.recipe import Recipe
+
+    source = catalogue.resolve(data["source"])
+    why = []
+    if recipe is None:
+        found = detect(source.path)
+        why.append(f"{data['source']}: {found.why}")
+        if found.kind not in _RECIPES:
+            raise TilthError(
+                f"this is {found.kind} data, and there is no recipe yet that pre-trains on it",
+                where=str(data["source"]),
+                hint="With your own recipe: --recipe FILE. What there is: tilth methods --kind pretrain",
+            )
+        recipe = _RECIPES[found.kind]
+    tree = Recipe.load(recipe).tree
+    if "corpus" not in tree["data"]:
+        raise TilthError(f"recipe '{recipe}' has no data called 'corpus' to put yours in", hint="See: tilth recipe show text")
+    stage = next((name for name, spec in tree["stages"].items() if "pretrain" in spec and "backbone" in spec["pretrain"]), None)
+    changed: dict[str, Any] = {}
+    if stage and "causal_lm" in tree["stages"][stage]["pretrain"]["backbone"]:
+        seconds = 60 * minutes
+        size = suggest(_bytes(Path(source.path)) / 4, seconds, machine_flops())
+        changed = {
+            f"stages.{stage}.pretrain.backbone": {"causal_lm": {"width": size.width, "depth": size.depth, "heads": size.heads}},
+            f"stages.{stage}.pretrain.budget": {"seconds": seconds},
+        }
+        why.append(size.why)
+    why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
+    tree = {**tree, "data": {**tree["data"], "corpus": dict(data)}}
+    return Choice(Recipe.load({**tree, "name": f"pretrain-{recipe}"}, overrides={**changed, **overrides}), why)
+
+
+def _bytes(path: Path) -> int:
+    """Size on disk: what there is to read, roughly."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
