@@ -73,7 +73,9 @@ class Recipe:
         for name, path in (data or {}).items():
             entry = tree["data"].get(name)
             if entry is None:
-                raise TilthError(f"the recipe has no data called '{name}'", where="--data", hint=nearest(name, list(tree["data"])))
+                raise TilthError(
+                    f"the recipe has no data called '{name}'", where="--data", hint=nearest(name, list(tree["data"]))
+                )
             tree["data"][name] = {"source": str(Path(path).absolute()) if Path(path).exists() else path}
         scales = tree.get("scales") or {}
         if scale != "cpu" and scale not in scales:
@@ -138,7 +140,9 @@ def override(tree: dict[str, Any], path: str, value: Any) -> None:
     keys = path.split(".")
     if keys[0] not in _SECTIONS:
         if keys[0] not in tree.get("stages", {}):
-            raise TilthError(f"there is no '{keys[0]}' to override", where=path, hint=nearest(keys[0], list(tree.get("stages", {}))))
+            raise TilthError(
+                f"there is no '{keys[0]}' to override", where=path, hint=nearest(keys[0], list(tree.get("stages", {})))
+            )
         keys = ["stages", *keys]
     here: Any = tree
     for depth, key in enumerate(keys[:-1]):
@@ -197,10 +201,14 @@ class _Reader:
         spec = {"source": spec} if isinstance(spec, str) else spec
         known = list(DataSpec.__dataclass_fields__)
         if not isinstance(spec, Mapping) or not isinstance(spec.get("source"), str):
-            raise TilthError(f"data '{name}' needs a source", where=self.where(("data", name)), hint="Write 'source: PATH or NAME'.")
+            raise TilthError(
+                f"data '{name}' needs a source", where=self.where(("data", name)), hint="Write 'source: PATH or NAME'."
+            )
         for key in spec:
             if key not in known:
-                raise TilthError(f"data has no setting '{key}'", where=self.where(("data", name, key)), hint=nearest(str(key), known))
+                raise TilthError(
+                    f"data has no setting '{key}'", where=self.where(("data", name, key)), hint=nearest(str(key), known)
+                )
         return DataSpec(**spec)
 
     def stage(self, name: str, spec: Any, seen: tuple[str, ...]) -> Configured:
@@ -226,7 +234,9 @@ class _Reader:
         if other in (*seen, name):
             raise TilthError(f"stage '{name}' is like itself", where=where)
         if other not in self.tree["stages"]:
-            raise TilthError(f"there is no stage '{other}' to be like", where=where, hint=nearest(str(other), list(self.tree["stages"])))
+            raise TilthError(
+                f"there is no stage '{other}' to be like", where=where, hint=nearest(str(other), list(self.tree["stages"]))
+            )
         model = self.unlike(other, self.tree["stages"][other], (*seen, name))
         if not isinstance(model, Mapping) or kind not in model:
             raise TilthError(f"stage '{other}' is not a '{kind}' stage", where=where)

@@ -18,8 +18,7 @@ from filelock import FileLock
 
 from tilth import __version__
 from tilth.context import Context, Progress
-from tilth.corpus import Corpus, catalogue
-from tilth.corpus.ingest import ingest
+from tilth.corpus import Corpus, catalogue, ingest
 from tilth.environment import commit, hardware, versions
 from tilth.errors import TilthError
 from tilth.index import find, sources
@@ -117,11 +116,11 @@ class _Runner:
 
     def read(self, name: str, spec: DataSpec) -> None:
         """Bring an entry of `data:` to rest as a corpus in the store, once for equal content."""
-        source = catalogue.resolve(spec.source, base=self.recipe.file.parent if self.recipe.file else None)
-        fingerprint = catalogue.fingerprint(source.path)
-        columns = {**source.columns, **spec.columns}
-        code = digest([path.read_text(encoding="utf-8") for path in sorted(sources("tilth.corpus.ingest"))])
-        key = digest({"content": fingerprint, "columns": columns, "kind": spec.kind, "code": code})
+        base = self.recipe.file.parent if self.recipe.file else None
+        source = catalogue.resolve(spec.source, base=base)
+        code = digest([path.read_text(encoding="utf-8") for path in sorted(sources("tilth.corpus.ingestion"))])
+        content = catalogue.fingerprint(source.path)
+        key = digest({"content": content, "columns": plain(spec.columns), "kind": spec.kind, "source": spec.source, "code": code})
         folder = self.store / f"data-{key}"
         if not folder.exists():
             self.store.mkdir(parents=True, exist_ok=True)
@@ -129,13 +128,10 @@ class _Runner:
                 if not folder.exists():
                     partial = folder.with_name(folder.name + ".partial")
                     _empty(partial)
-                    ingest(
-                        spec.source if source.path is None else source,
-                        partial / "corpus.lance",
-                        kind=spec.kind,
-                        columns=columns,
-                        progress=self.progress,
-                    )
+                    table = partial / "corpus.lance"
+                    read = ingest(spec.source, table, kind=spec.kind, columns=spec.columns, base=base, progress=self.progress)
+                    if read.skipped_count:
+                        self.progress.say(f"{name}: {read.skipped_count} items could not be read, see {folder / 'skipped.jsonl'}")
                     partial.replace(folder)
         corpus = Corpus.open(folder / "corpus.lance", where=spec.where)
         rows = corpus.count()

@@ -31,7 +31,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-for module in (life, running, inspecting):
+for module in (running, life, inspecting):
     module.register(app)
 
 

@@ -45,15 +45,14 @@ def embed_corpus(model: str, data: dict[str, Any], out: Path, batch_size: int, p
     """Embed every row of `data` and stream (id, embedding) into `out`; returns rows and width."""
     from tilth.backbones.features import embed
     from tilth.backbones.folder import load
-    from tilth.corpus import Corpus, catalogue
-    from tilth.corpus.ingest import ingest
+    from tilth.corpus import Corpus, ingest
     from tilth.stages.tokenizer import text_columns
 
     text_model = load(model)
     rows = width = 0
     partial = out.with_name(out.name + ".partial")
     with tempfile.TemporaryDirectory(prefix="tilth-") as folder:
-        ingest(catalogue.resolve(data["source"]), Path(folder) / "corpus.lance", progress=progress)
+        ingest(data["source"], Path(folder) / "corpus.lance", progress=progress)
         corpus = Corpus.open(Path(folder) / "corpus.lance", where=data.get("where"))
         columns = text_columns(corpus)
         progress.start("embedding", corpus.count(), "rows")
