@@ -1,0 +1,5 @@
+"""`python -m tilth` is `tilth`."""
+
+from tilth.cli import main
+
+main()
