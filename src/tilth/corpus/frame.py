@@ -34,8 +34,16 @@ class FragmentTask(DataSourceTask):
         return Schema.from_pyarrow_schema(self.arrow)
 
     async def read(self) -> AsyncIterator[RecordBatch]:
-        fragment = lance.dataset(self.uri, version=self.version).get_fragment(self.fragment)
-        for batch in fragment.to_batches(columns=self.columns, filter=self.where, batch_size=2048, batch_readahead=2):
+        dataset = lance.dataset(self.uri, version=self.version)
+        scanner = dataset.scanner(
+            columns=self.columns,
+            filter=self.where,
+            fragments=[fragment for fragment in dataset.get_fragments() if fragment.fragment_id == self.fragment],
+            batch_size=2048,
+            batch_readahead=2,
+            io_buffer_size=128 * 2**20,
+        )
+        for batch in scanner.to_batches():
             if batch.num_rows:
                 yield RecordBatch.from_arrow_record_batches([batch], batch.schema)
 

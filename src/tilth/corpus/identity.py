@@ -38,7 +38,7 @@ class ContentHash:
         stream = self.streams.get(path)
         if stream is None:
             stream = self.streams[path] = xxhash.xxh3_128()
-        stream.update(np.ascontiguousarray(values).view(np.uint8))
+        stream.update(np.ascontiguousarray(values).view(np.uint8).data)
 
     def _add(self, path: tuple[str, ...], array: pa.Array) -> None:
         """Null-ness, then lengths and values of what is not null; nested types one level down."""

@@ -73,11 +73,20 @@ class Corpus:
         metadata: kept with the table, read as `corpus.metadata`; 'kind' defaults to what the columns say.
         Raises TilthError when 'id' is missing, null or not unique. An interrupted write leaves no version behind.
         """
-        schema = checked_schema(schema, str(uri))
-        rows = Rows(batches, schema, SeenIds(), str(uri))
+        return cls._commit(uri, Rows(batches, checked_schema(schema, str(uri)), SeenIds(), str(uri)), metadata)
+
+    @classmethod
+    def write_checked(
+        cls, uri: str | Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, metadata: Mapping[str, str] | None = None
+    ) -> Corpus:
+        """As `write`, for rows whose ids are known to be unique."""
+        return cls._commit(uri, Rows(batches, checked_schema(schema, str(uri)), None, str(uri)), metadata)
+
+    @classmethod
+    def _commit(cls, uri: str | Path, rows: Rows, metadata: Mapping[str, str] | None) -> Corpus:
         fragments = rows.write(str(uri), "overwrite")
-        kept = {"kind": kind_of(schema), **(metadata or {}), "content": rows.content.hexdigest()}
-        described = schema.with_metadata({f"{_PREFIX}{key}": value for key, value in kept.items()})
+        kept = {"kind": kind_of(rows.schema), **(metadata or {}), "content": rows.content.hexdigest()}
+        described = rows.schema.with_metadata({f"{_PREFIX}{key}": value for key, value in kept.items()})
         return cls(lance.LanceDataset.commit(str(uri), lance.LanceOperation.Overwrite(described, fragments)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -123,8 +132,10 @@ class Corpus:
                 transaction = self._dataset.read_transaction(version)
             except (OSError, ValueError):  # cleaned away
                 break
-            change = type(transaction.operation).__name__
-            properties = transaction.transaction_properties or {}
+            if transaction is None:
+                break
+            operation, properties = transaction.operation, transaction.transaction_properties or {}
+            change = type(operation).__name__
             if change == "Overwrite":
                 stored = self.metadata.get("content") or ""
                 if not stored:
@@ -132,8 +143,8 @@ class Corpus:
                 return digest([["write", stored], *reversed(done)])
             if change == "Append" and _CONTENT in properties:
                 done.append(["append", properties[_CONTENT]])
-            elif change == "Delete":
-                done.append(["delete", transaction.operation.predicate])
+            elif isinstance(operation, lance.LanceOperation.Delete):
+                done.append(["delete", operation.predicate])
             elif change not in _NEUTRAL:
                 break
         content = ContentHash(self.schema)

@@ -1,0 +1,107 @@
+"""What a file or folder holds, found from names, first bytes and first rows: which reader, which columns, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tilth.corpus import walk
+from tilth.corpus.columns import map_columns
+from tilth.corpus.decode import decode
+from tilth.corpus.readers import csv, folders, hub, jsonl, media, parquet, table, webdataset
+from tilth.corpus.readers.base import Reader
+from tilth.corpus.skipped import SkipList
+from tilth.errors import TilthError
+from tilth.registry import use
+
+# Named here and not found by name, so that the cache key of what was read holds the code of every reader.
+READERS: dict[str, type[Reader]] = {
+    cls.name: cls
+    for cls in (
+        jsonl.JSONLines, csv.CSV, parquet.Parquet, webdataset.WebDataset, media.Images, media.Sounds, folders.Code, folders.Text,
+        hub.Hub, table.Lance,
+    )
+}  # fmt: skip
+_SUFFIXES = {
+    "jsonl": (".jsonl", ".ndjson", ".json"), "csv": (".csv", ".tsv"), "parquet": (".parquet", ".pq"), "webdataset": (".tar", ".tgz"),
+    "images": tuple(media.IMAGE_SUFFIXES), "sounds": tuple(media.SOUND_SUFFIXES), "code": tuple(folders.LANGUAGES),
+    "text": (".txt", ".text", ".md", ".markdown", ".rst", ".html", ".htm", ".xml", ".tex", ".log", ".org", ".adoc"),
+}  # fmt: skip
+_BY_SUFFIX = {suffix: reader for reader, suffixes in _SUFFIXES.items() for suffix in suffixes}
+_PACKED = {".gz": ("jsonl", "csv", "webdataset"), ".zst": ("jsonl", "csv")}
+_LOOKED_AT = 5000
+
+
+@dataclass(frozen=True)
+class Detected:
+    """kind of corpus, name of the reader, columns (our name -> theirs), and in words why."""
+
+    kind: str
+    reader: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+
+
+def detect(path: str | Path) -> Detected:
+    """What a file, folder or `hf:owner/name` holds. Raises TilthError when there is nothing that a reader knows."""
+    if str(path).startswith("hf:"):
+        return _with_columns("hub", path, "named on the Hub")
+    place = walk.present(path)
+    reader, why = _reader_of_folder(place) if place.is_dir() else _reader_of_file(place)
+    return _with_columns(reader, place, why)
+
+
+def _with_columns(name: str, path: str | Path, why: str) -> Detected:
+    reader: Reader = use("reader", name).build(path)
+    if reader.gives != "table":
+        return Detected(reader.gives, name, {}, why)
+    head = reader.peek()
+    if head is None:
+        raise TilthError("no row could be read", where=str(path), hint=f"It was read as {name}, because {why}.")
+    mapped = map_columns(head, kind="auto", gives="table", given={}, place=str(path))
+    return Detected(mapped.kind, name, mapped.columns, f"{why}; {mapped.why}")
+
+
+def family(name: str) -> str:
+    """The reader that a file's name asks for; '' when the name does not say."""
+    path = Path(name.lower())
+    if path.suffix in _PACKED:
+        inner = _BY_SUFFIX.get(Path(path.stem).suffix, "")
+        return inner if inner in _PACKED[path.suffix] else ""
+    return _BY_SUFFIX.get(path.suffix, "")
+
+
+def _reader_of_file(path: Path) -> tuple[str, str]:
+    found = family(path.name)
+    if found:
+        return found, f"the name ends in {''.join(path.suffixes[-2:]) if path.suffix in _PACKED else path.suffix}"
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    for magic, reader in ((b"PAR1", "parquet"), (b"fLaC", "sounds"), (b"\x89PNG", "images"), (b"\xff\xd8\xff", "images")):
+        if head.startswith(magic):
+            return reader, "its first bytes say so"
+    if not head:
+        raise TilthError("the file is empty", where=str(path))
+    if decode(head)[0] is None and decode(head[: head.rfind(b"\n") + 1])[0] is None:
+        hint = "Known: text, code, JSONL, CSV, Parquet, images, sound, WebDataset tar, or a folder of these."
+        raise TilthError("this is a binary file of a kind that no reader knows", where=str(path), hint=hint)
+    return "text", "it is text by its content"
+
+
+def _reader_of_folder(path: Path) -> tuple[str, str]:
+    if (path / "_versions").is_dir():
+        return "lance", "it is a corpus already"
+    if (path / "dataset_dict.json").is_file() or ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
+        return "hub", "it was saved by the package `datasets`"
+    names = [name for _, name in islice(walk.files(path, SkipList()), _LOOKED_AT)]
+    if not names:
+        raise TilthError("the folder is empty", where=str(path), hint="Hidden files and links to nothing are not counted.")
+    counts = Counter(filter(None, map(family, names)))
+    if not counts:
+        return "text", f"none of its {len(names)} files has a known ending, so each is looked at"
+    reader, number = counts.most_common(1)[0]
+    more = "+" if len(names) == _LOOKED_AT else ""
+    return reader, f"{number} of its {len(names)}{more} files are {reader}"
