@@ -140,18 +140,16 @@ def _cache(model: Any) -> DynamicCache:
 
 def _encoded(prompts: Sequence[str], text_model: TextModel, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Ids of all prompts end to end, each begun as the tokeniser begins a sequence and at most `longest` long; where each begins."""
-    tokenizer = text_model.tokenizer
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(text_model.tokenizer)
     ids, lengths = encoder(prompts)
-    frame, _ = encoder([""], special=True)
-    head = frame[~np.isin(frame, [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None])]
+    head, _ = encoder.frame()
     if not len(head) and (lengths == 0).any():
         raise TilthError("a prompt is empty", hint="Give at least one word to go on from.")
     kept = np.minimum(lengths, longest - len(head))
     starts = offsets(kept + len(head))
     out = np.empty(int(starts[-1]), dtype=np.int64)
     if len(head):
-        out[starts[:-1, None] + np.arange(len(head))] = head
+        out[starts[:-1][:, None] + np.arange(len(head))] = head
     out[ranges(starts[:-1] + len(head), kept)] = ids[ranges(offsets(lengths)[1:] - kept, kept)]
     return out, starts
 

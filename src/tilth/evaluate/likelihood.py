@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tilth.batches.text.ragged import offsets, padded, ranges
+from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.contracts import Batch
 from tilth.errors import TilthError
@@ -102,8 +102,8 @@ def token_statistics(
             tokens = ranges(sequences.starts[rows], lengths)
             labels = np.where(sequences.scored[tokens], sequences.ids[tokens].astype(np.int64), IGNORED)
             batch = Batch(
-                input_ids=torch.from_numpy(padded(sequences.ids[tokens], lengths, width, 0)).long(),
-                labels=torch.from_numpy(padded(labels, lengths, width, IGNORED)).long(),
+                input_ids=_padded(sequences.ids[tokens], lengths, width, 0),
+                labels=_padded(labels, lengths, width, IGNORED),
             )
             predicted = answers(model, batch.to(device))
             there = ranges(scored[rows], np.diff(scored)[rows])
@@ -146,6 +146,13 @@ def _statistics(logits: Tensor, targets: Tensor, moments: bool) -> Tensor:
     mean = (weight * finite).sum(-1)
     variance = (weight * (finite - mean[:, None]).square()).sum(-1)
     return torch.stack([log_probability.gather(1, targets[:, None])[:, 0], (at_target == highest).float(), mean, variance])
+
+
+def _padded(values: np.ndarray, lengths: np.ndarray, width: int, fill: int) -> Tensor:
+    """Rows of int64 (len(lengths), width), filled up on the right, where a causal model does not look."""
+    rows = np.full((len(lengths), width), fill, dtype=np.int64)
+    rows[np.arange(width) < lengths[:, None]] = values
+    return torch.from_numpy(rows)
 
 
 def _batches(sequences: Sequences, batch_tokens: int, vocabulary: int) -> Iterator[np.ndarray]:
