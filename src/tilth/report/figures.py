@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from tilth.report.words import number, plural, short_number
+from tilth.report.words import number, plural, safe, short_number
 
 Points = Sequence[Sequence[Any]]
 
@@ -72,13 +73,15 @@ def draw(
     series: name -> [[x, y]]. log: logarithmic y where all values allow it. smooth: name of a noisy series that is drawn
     faint, with its moving average on top.
     """
+    title, series = safe(title), {safe(name): points for name, points in series.items()}
     clean = {name: _finite(points) for name, points in series.items()}
     left_out = sum(len(series[name]) - len(points) for name, points in clean.items())
     clean = {name: points for name, points in clean.items() if len(points)}
     if not clean:
         return None
     log = log and all((points[:, 1] > 0).all() for points in clean.values())
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": title + repr(sorted(clean))}):
+    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": title + repr(sorted(clean))}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         figure.patch.set_alpha(0)
         axes = figure.add_subplot()
@@ -158,7 +161,7 @@ def _text(value: float) -> str:
 
 def _label(text: str) -> str:
     """An axis label on one line, not longer than the axis."""
-    text = " ".join(text.split())
+    text = " ".join(safe(text).split())
     return text[:33] + "…" if len(text) > 34 else text
 
 

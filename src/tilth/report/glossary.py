@@ -44,8 +44,14 @@ _KNOWN: dict[str, tuple[str, Good]] = {
     "exact_match": ("Share of answers that are the reference word for word.", "higher"),
     "rouge": ("Share of the reference answer's words found, in order, in what the model says (ROUGE-L recall).", "higher"),
     "rouge_l": ("Share of the reference answer's words found, in order, in what the model says (ROUGE-L recall).", "higher"),
-    "model_utility": ("Harmonic mean of probability, ROUGE-L and truth ratio on what should be kept; one zero makes it zero.", "higher"),
-    "forget_quality": ("p-value of a Kolmogorov–Smirnov test: can the model's truth ratios be told from the gold model's?", "higher"),
+    "model_utility": (
+        "Harmonic mean of probability, ROUGE-L and truth ratio on what should be kept; one zero makes it zero.",
+        "higher",
+    ),
+    "forget_quality": (
+        "p-value of a Kolmogorov–Smirnov test: can the model's truth ratios be told from the gold model's?",
+        "higher",
+    ),
     "forget_quality_log10": ("Base-10 logarithm of forget quality; above −1.3 the two models cannot be told apart.", "higher"),
     "log10_forget_quality": ("Base-10 logarithm of forget quality; above −1.3 the two models cannot be told apart.", "higher"),
     "forget_probability": ("Length-normalised probability of the answers that were to be forgotten.", "gold"),

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -126,40 +127,55 @@ class Reader:
 
 @dataclass
 class Removed:
-    """Rows that curation removed. reasons: (reason, rows), most frequent first; examples: reason, row, text."""
+    """Rows that curation removed. reasons: (step, reason, rows), most frequent first; examples: step, reason, row, text."""
 
     total: int
-    reasons: list[tuple[str, int]]
+    reasons: list[tuple[str, str, int]]
     examples: list[dict[str, str]]
 
 
 def removed_rows(reader: Reader, stage: Stage, *, reasons: int = 8, each: int = 2) -> Removed | None:
     """Counts and examples of the rows in a stage's removed.parquet; None if it has none.
 
-    reasons: how many of the most frequent get `each` examples.
+    Reasons that differ in what is particular to a row (a number, another row's id) count as one; the examples have them in
+    full. reasons: how many of the most frequent get examples, `each` of them.
     """
-    counts: Counter[str] = Counter()
-    samples: dict[str, list[dict[str, str]]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    samples: dict[tuple[str, str], list[dict[str, str]]] = {}
     for batch in reader.batches(stage, "removed.parquet"):
         if "removed" not in batch.schema.names:
             reader.problems.append(f"{stage.name}/removed.parquet says no reasons.")
             return None
-        why = [plain_reason(reason) for reason in batch["removed"].to_pylist()]
-        counts.update(why)
-        for number, reason in enumerate(why):
-            kept = samples.setdefault(reason, [])
-            if len(kept) < each:
+        why = batch["removed"].to_pylist()
+        steps = batch["step"].to_pylist() if "step" in batch.schema.names else [None] * len(why)
+        for number, key in enumerate(_kind_of_reason(reason, step) for reason, step in zip(why, steps, strict=True)):
+            counts[key] += 1
+            if counts[key] <= each and len(samples) < 50 * reasons:
                 row = batch.slice(number, 1).to_pylist()[0]
-                kept.append({"reason": str(row["removed"]), "row": str(row.get("id", "")), "text": _content(row)})
+                shown = {"step": key[0], "reason": str(why[number]), "row": str(row.get("id", "")), "text": _content(row)}
+                samples.setdefault(key, []).append(shown)
     if not counts:
         return None
-    common = counts.most_common()
-    return Removed(sum(counts.values()), common, [one for reason, _ in common[:reasons] for one in samples[reason]])
+    # A step whose reasons are all different (they name something without a digit) is counted as one.
+    phrases = Counter(step for step, _ in counts)
+    merged: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for (step, phrase), rows in counts.items():
+        key = (step, phrase if phrases[step] <= 2 * reasons else "")
+        merged[key] += rows
+        examples[key] = (examples.get(key, []) + samples.get((step, phrase), []))[:each]
+    common = merged.most_common()
+    listed = [(step, phrase, rows) for (step, phrase), rows in common]
+    return Removed(merged.total(), listed, [one for key, _ in common[:reasons] for one in examples[key]])
 
 
-def plain_reason(reason: Any) -> str:
-    """A reason without what is particular to the row: 'too short: 12 words' -> 'too short'."""
-    return str(reason).split(":", 1)[0].strip() or "no reason given"
+def _kind_of_reason(reason: Any, step: Any) -> tuple[str, str]:
+    """('exact_dedup: same text as lib/os.py', 'exact_dedup') -> ('exact_dedup', 'same text as')."""
+    before, colon, after = str(reason).partition(":")
+    step = before if step is None and colon else str(step or "")
+    phrase = after if colon and before == step else str(reason)
+    words = list(takewhile(lambda word: word.strip(",;()").replace("-", "").isalpha(), phrase.split()))
+    return step, " ".join(words) or "other"
 
 
 def _content(row: Mapping[str, Any]) -> str:
@@ -167,7 +183,9 @@ def _content(row: Mapping[str, Any]) -> str:
     for columns in (("text",), ("question", "answer")):
         if any(isinstance(row.get(column), str) for column in columns):
             return "\n".join(str(row[column]) for column in columns if row.get(column) is not None)[:_CELL]
-    return "\n".join(f"{key}: {value}" for key, value in row.items() if key not in ("id", "removed") and is_scalar(value))[:_CELL]
+    return "\n".join(
+        f"{key}: {value}" for key, value in row.items() if key not in ("id", "removed", "step") and is_scalar(value)
+    )[:_CELL]
 
 
 def is_number(value: Any) -> bool:

@@ -7,6 +7,7 @@ what is very small or very large.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,15 @@ _DONE = {
     "unlearn": "took something out of a model",
     "evaluate": "measured a model",
 }
+
+
+# Characters that HTML forbids or that reorder the text around them; a surrogate cannot be written as UTF-8.
+_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def safe(value: Any) -> str:
+    """Text with each character that could disturb the page replaced by U+FFFD."""
+    return _UNSAFE.sub("\ufffd", "" if value is None else str(value))
 
 
 def number(value: Any) -> Markup:

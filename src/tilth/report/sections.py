@@ -1,0 +1,262 @@
+"""What the page shows, gathered from a run's files: one function per section, each giving nothing when there is nothing.
+
+Notable: stages that measure with the same benchmark are rows of one table, and their answers stand side by side; what a
+stage exhibits is shown as it is, in the order it was exhibited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tilth.report.figures import Curves, draw
+from tilth.report.glossary import ARROWS, Gloss, gloss
+from tilth.report.reading import Reader, Removed, Stage, is_number, removed_rows
+from tilth.report.words import words
+
+_CLOCKS = {"parts", "step", "tokens", "samples", "epoch", "epochs", "seconds", "time"}
+_ANSWER_COLUMNS = ("generated", "generation", "prediction", "output")
+_QUESTION_COLUMNS = ("question", "prompt", "text")
+_GOLD_COLUMNS = ("answer", "reference", "target", "gold")
+_QUESTIONS = 4  # shown per set
+_CURVES, _ROWS = 12, 200  # series of a figure, rows of a table
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A stage on the time line. start, width: shares of the whole in per cent."""
+
+    stage: Stage
+    start: float
+    width: float
+
+
+def timeline(stages: Sequence[Stage]) -> list[Bar]:
+    """The stages one after the other, as long as they took when they were computed."""
+    total = sum(stage.seconds for stage in stages) or 1.0
+    bars, start = [], 0.0
+    for stage in stages:
+        width = 100 * stage.seconds / total
+        bars.append(Bar(stage, round(start, 3), round(width, 3)))
+        start += width
+    return bars
+
+
+@dataclass(frozen=True)
+class Curation:
+    """What a curating stage kept and removed. steps: name, kept, removed, changed and kept's share of the first in per cent."""
+
+    stage: Stage
+    steps: list[dict[str, Any]]
+    removed: Removed | None
+
+
+def curation(reader: Reader, stages: Sequence[Stage], exhibits: Mapping[str, list[dict[str, Any]]]) -> list[Curation]:
+    """Every stage that tells step by step what it kept, or leaves removed rows behind."""
+    found = []
+    for stage in stages:
+        steps = next((_steps(exhibit) for exhibit in exhibits.get(stage.name, []) if is_step_table(exhibit)), [])
+        removed = removed_rows(reader, stage)
+        if steps or removed:
+            found.append(Curation(stage, steps, removed))
+    return found
+
+
+def is_step_table(exhibit: Mapping[str, Any]) -> bool:
+    """Whether an exhibit is the table of what each step of curation did."""
+    return exhibit.get("kind") == "table" and {"step", "kept", "removed"} <= set(_texts(exhibit.get("columns")))
+
+
+def repeats_removed(exhibit: Mapping[str, Any]) -> bool:
+    """Whether an exhibit lists removed rows without their content, which the curation section shows better."""
+    return exhibit.get("kind") == "examples" and _texts(exhibit.get("columns")) == ["row", "reason"]
+
+
+def _steps(exhibit: Mapping[str, Any]) -> list[dict[str, Any]]:
+    columns = _texts(exhibit.get("columns"))
+    rows = [dict(zip(columns, row)) for row in exhibit.get("rows") or [] if isinstance(row, list)]
+    rows = [row for row in rows if is_number(row.get("kept")) and is_number(row.get("removed"))]
+    whole = max([row["kept"] + row["removed"] for row in rows], default=0) or 1
+    return [
+        {**row, "kept_share": 100 * row["kept"] / whole, "removed_share": 100 * row["removed"] / whole}
+        for row in rows
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The curves of a stage that trained."""
+
+    stage: Stage
+    curves: list[Curves]
+
+
+def training(reader: Reader, stages: Sequence[Stage]) -> list[Trained]:
+    """Loss, held-out loss, learning rate and whatever else each training stage logged."""
+    found = []
+    for stage in stages:
+        series = logged(reader.lines(stage, "log.jsonl"))
+        losses = {name: points for name, points in series.items() if name == "training" or name.startswith("held out")}
+        curves = [draw("Loss", losses, x="step", smooth="training")]
+        parts = {name: points for name, points in series.items() if name.startswith("part: ")}
+        if len(parts) > 1 or (parts and any(_differs(points, series.get("training", [])) for points in parts.values())):
+            renamed = {name.removeprefix("part: "): points for name, points in parts.items()}
+            curves.append(draw("Parts of the loss", renamed, x="step"))
+        rest = {name: points for name, points in series.items() if name not in losses and name not in parts}
+        titles = {"lr": "Learning rate"}
+        curves += [
+            draw(titles.get(name, words(name).capitalize()), {words(name): points}, x="step") for name, points in rest.items()
+        ]
+        drawn = [curve for curve in curves if curve]
+        if drawn:
+            found.append(Trained(stage, drawn))
+    return found
+
+
+def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """name -> [[step, value]] of a training log; 'loss' is called 'training', parts of the loss 'part: NAME'."""
+    series: dict[str, list[list[float]]] = {}
+    for number, line in enumerate(lines, start=1):
+        step = line.get("step", number)
+        parts = line.get("parts")
+        flat = {key: value for key, value in line.items() if key not in _CLOCKS}
+        if isinstance(parts, dict):
+            flat.update({f"part: {words(key)}": value for key, value in parts.items()})
+        for key, value in flat.items():
+            if is_number(value) and is_number(step):
+                name = "training" if key == "loss" else words(key) if key.startswith("held_out") else key
+                series.setdefault(name, []).append([float(step), float(value)])
+    return series
+
+
+def _differs(points: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> bool:
+    """Whether a part of the loss is not simply the loss."""
+    known = {point[0]: point[1] for point in others}
+    return any(abs(known.get(step, 0.0) - value) > 1e-6 * max(1.0, abs(value)) for step, value in points)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Stages measured by one benchmark. rows: (stage, model, values); columns: the metrics."""
+
+    benchmark: str
+    columns: list[Gloss]
+    rows: list[tuple[Stage, str, list[float | None]]]
+
+    @property
+    def arrows(self) -> list[tuple[str, str]]:
+        """Signs used in the table, with what they mean."""
+        return list(dict.fromkeys(ARROWS[column.good] for column in self.columns if column.good))
+
+
+def benchmark_of(stage: Stage) -> str:
+    """The benchmark a stage measures with; empty when it measures nothing."""
+    given = stage.settings.get("benchmark")
+    return next(iter(given), "") if isinstance(given, dict) else given if isinstance(given, str) else ""
+
+
+def audits(stages: Sequence[Stage]) -> list[Audit]:
+    """One table per benchmark, in the order in which benchmarks first appear."""
+    groups: dict[str, list[Stage]] = {}
+    for stage in stages:
+        if stage.metrics and (benchmark_of(stage) or stage.kind == "evaluate"):
+            groups.setdefault(benchmark_of(stage) or stage.kind, []).append(stage)
+    tables = []
+    for benchmark, members in groups.items():
+        names = list(dict.fromkeys(name for stage in members for name in stage.metrics))
+        rows = [(stage, str(stage.settings.get("model", "")), [stage.metrics.get(name) for name in names]) for stage in members]
+        tables.append(Audit(benchmark, [gloss(name) for name in names], rows))
+    return tables
+
+
+@dataclass
+class Answers:
+    """One question and what each model said. said: (stage, model, answer)."""
+
+    part: str
+    question: str
+    gold: str
+    said: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def answers(reader: Reader, stages: Sequence[Stage]) -> dict[str, list[Answers]]:
+    """benchmark -> questions with every model's answer, a few per part (forget, retain ...) of the benchmark."""
+    found: dict[str, dict[tuple[str, str], Answers]] = {}
+    for stage in stages:
+        benchmark = benchmark_of(stage)
+        if not benchmark:
+            continue
+        shown = found.setdefault(benchmark, {})
+        first = not shown
+        for batch in reader.batches(
+            stage, "details.parquet", (*_QUESTION_COLUMNS, *_ANSWER_COLUMNS, *_GOLD_COLUMNS, "set", "part")
+        ):
+            names = batch.schema.names
+            said, asked = _first(names, _ANSWER_COLUMNS), _first(names, _QUESTION_COLUMNS)
+            if not said or not asked:
+                break
+            part, gold = _first(names, ("set", "part")), _first(names, _GOLD_COLUMNS)
+            for row in batch.to_pylist():
+                key = str(row[part]) if part else "", str(row[asked])
+                if first and key not in shown and sum(other == key[0] for other, _ in shown) < _QUESTIONS:
+                    shown[key] = Answers(*key, _text(row[gold]) if gold else "")
+                entry = shown.get(key)
+                if entry and all(name != stage.name for name, _, _ in entry.said):
+                    entry.said.append((stage.name, str(stage.settings.get("model", "")), _text(row[said])))
+    return {benchmark: list(shown.values()) for benchmark, shown in found.items() if shown}
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Something a stage wanted shown, ready for the page."""
+
+    stage: Stage
+    kind: str
+    title: str
+    content: dict[str, Any]
+
+
+def exhibit(reader: Reader, stage: Stage, given: Mapping[str, Any]) -> Exhibit | None:
+    """An exhibit as the page wants it; None with a problem noted when it is not what its kind says."""
+    kind, title = str(given.get("kind")), str(given.get("title") or "")
+    columns, rows = _texts(given.get("columns")), given.get("rows")
+    if kind in ("table", "examples") and isinstance(rows, list):
+        cells = [row if isinstance(row, list) else [row] for row in rows]
+        numeric = [
+            bool(cells) and all(is_number(row[i]) or row[i] is None for row in cells if i < len(row)) for i in range(len(columns))
+        ]
+        content = {"columns": columns, "rows": cells[:_ROWS], "numeric": numeric, "more": len(cells) - len(cells[:_ROWS])}
+        return Exhibit(stage, kind, title, {**content, "note": _text(given.get("note", ""))})
+    if kind == "curves" and isinstance(given.get("series"), dict):
+        series = {str(k): v for k, v in list(given["series"].items())[:_CURVES] if isinstance(v, list)}
+        axes = {"x": str(given.get("x") or ""), "y": str(given.get("y") or "")}
+        curves = draw(title, series, **axes, log=bool(given.get("log")))
+        if curves:
+            return Exhibit(stage, kind, title, {"curves": curves, "more": max(0, len(given["series"]) - _CURVES)})
+    if kind == "note" and given.get("text"):
+        return Exhibit(stage, kind, title, {"text": str(given["text"])})
+    reader.problems.append(f"An exhibit of stage '{stage.name}' ({kind}: {title or 'untitled'}) is empty or not of its kind.")
+    return None
+
+
+def headlines(stages: Sequence[Stage]) -> list[tuple[str, float, str]]:
+    """(metric, value, stage): at most six figures that say most about the run, one per metric, later stages first."""
+    wanted = ("parameters", "tokens", "perplexity", "accuracy", "exact_match", "forget_probability", "retain_probability", "model_utility", "kept", "removed")  # fmt: skip
+    found = {name: (name, stage.metrics[name], stage.name) for name in wanted for stage in stages if name in stage.metrics}
+    trained = [stage for stage in stages if "tokens" in stage.metrics]
+    if trained:
+        found["tokens"] = ("tokens", sum(stage.metrics["tokens"] for stage in trained), "seen in training")
+    return list(found.values())[:6]
+
+
+def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
+    return next((name for name in wanted if name in names), None)
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else "\n".join(map(str, value)) if isinstance(value, list) else str(value)
