@@ -37,7 +37,9 @@ def test_plain_ascent_does_not_look_at_the_retain_set():
 def test_difference_is_ascent_plus_weighted_descent():
     model, batch = tiny_lm(), pair()
     loss = GradientDifference(model, retain_weight=0.5)(batch)
-    assert loss.total.item() == pytest.approx((0.5 * cross_entropy(model, batch.retain) - cross_entropy(model, batch.forget)).item(), abs=1e-6)
+    assert loss.total.item() == pytest.approx(
+        (0.5 * cross_entropy(model, batch.retain) - cross_entropy(model, batch.forget)).item(), abs=1e-6
+    )
     assert loss.parts["retain"].item() == pytest.approx(cross_entropy(model, batch.retain).item())
 
 

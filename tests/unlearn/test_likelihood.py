@@ -32,7 +32,9 @@ def test_any_causal_lm_agrees_with_its_full_logits(name):
     model = AutoModelForCausalLM.from_config(CONFIGURATIONS[name]).eval()
     batch = lm_batch(random_rows(5, seed=2))
     expected = by_hand(model, batch)
-    torch.testing.assert_close(answer_log_probability(model, batch), torch.stack([row.sum() for row in expected]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        answer_log_probability(model, batch), torch.stack([row.sum() for row in expected]), rtol=1e-5, atol=1e-5
+    )
     torch.testing.assert_close(cross_entropy(model, batch), -torch.cat(expected).mean(), rtol=1e-5, atol=1e-5)
 
 
@@ -103,15 +105,21 @@ def test_a_classifier_has_one_answer_token():
 
 def test_a_text_classifier_of_transformers_is_a_classifier():
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=3)
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, num_labels=3
+    )
     model = AutoModelForSequenceClassification.from_config(config).eval()
     rows = lm_batch(random_rows(4, seed=1))
     batch = Batch(input_ids=rows.input_ids, attention_mask=rows.attention_mask, labels=torch.tensor([0, 1, 2, 1]))
     logits = model(batch.input_ids, attention_mask=batch.attention_mask).logits
-    torch.testing.assert_close(answer_log_probability(model, batch), -nn.functional.cross_entropy(logits, batch.labels, reduction="none"))
+    torch.testing.assert_close(
+        answer_log_probability(model, batch), -nn.functional.cross_entropy(logits, batch.labels, reduction="none")
+    )
 
 
 def test_kl_is_reference_first():
     reference, other = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
-    assert kl_divergence(reference, other).item() == pytest.approx(0.9 * torch.log(torch.tensor(1.8)) + 0.1 * torch.log(torch.tensor(0.2)))
+    assert kl_divergence(reference, other).item() == pytest.approx(
+        0.9 * torch.log(torch.tensor(1.8)) + 0.1 * torch.log(torch.tensor(0.2))
+    )
     assert kl_divergence(reference, other).item() != pytest.approx(kl_divergence(other, reference).item(), rel=1e-2)

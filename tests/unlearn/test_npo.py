@@ -88,7 +88,9 @@ def test_a_batch_of_two_is_the_mean_of_two_singles():
     rows = random_rows(2, seed=3)
     objective = NPO(model, beta=0.5)
     both, *singles = [with_reference(model, part, shift=1.0) for part in (rows, rows[:1], rows[1:])]
-    torch.testing.assert_close(gradients(objective, both), sum(gradients(objective, single) for single in singles) / 2, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        gradients(objective, both), sum(gradients(objective, single) for single in singles) / 2, rtol=1e-4, atol=1e-6
+    )
     assert objective(both).total.item() == pytest.approx(sum(objective(s).total.item() for s in singles) / 2, rel=1e-5)
     assert [objective(part).count for part in (both, singles[0])] == [2, 1]
 

@@ -2,6 +2,7 @@ import numpy as np
 import torch
 
 from tests.unlearn.doubles import ListExamples, lm_batch, random_rows, tiny_lm
+from tilth.backbones.fingerprint import fingerprint
 from tilth.context import Context
 from tilth.unlearn import reference
 from tilth.unlearn.likelihood import answer_log_probability, log_distribution
@@ -50,10 +51,10 @@ def test_it_is_computed_once_per_model_and_data(tmp_path, monkeypatch):
 
 def test_fingerprints_know_every_bit():
     model = tiny_lm()
-    before = reference.model_fingerprint(model)
-    assert reference.model_fingerprint(tiny_lm()) == before
-    assert reference.model_fingerprint(tiny_lm().to(torch.bfloat16)) != before
+    before = fingerprint(model)
+    assert fingerprint(tiny_lm()) == before
+    assert fingerprint(tiny_lm().to(torch.bfloat16)) != before
     model.config.rms_norm_eps *= 2
-    assert reference.model_fingerprint(model) != before
+    assert fingerprint(model) != before
     changed = [*ROWS[:3], (ROWS[3][0], [*ROWS[3][1][:-1], 3 + ROWS[3][1][-1] % 20])]
     assert reference.examples_fingerprint(ListExamples(ROWS[:4])) != reference.examples_fingerprint(ListExamples(changed))

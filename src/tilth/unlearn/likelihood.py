@@ -40,7 +40,7 @@ def answers(model: nn.Module, batch: Batch) -> Answers:
     if labels.ndim == 1:
         return Answers(_call(model, batch), labels, torch.ones_like(labels, dtype=torch.bool).unsqueeze(1))
     where = F.pad(labels[:, 1:] != IGNORED, (0, 1))
-    return Answers(_logits_at(model, batch, where), labels[:, 1:][where[:, :-1]], where)
+    return Answers(_logits_at(model, batch, where), labels[:, 1:][where[:, :-1]].long(), where)
 
 
 def answer_log_probability(model: nn.Module, batch: Batch) -> Tensor:

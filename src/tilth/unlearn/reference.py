@@ -5,7 +5,6 @@ target model share it too; computed in eval mode without gradient, and the model
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -16,6 +15,7 @@ import torch
 import xxhash
 from torch import nn
 
+from tilth.backbones.fingerprint import fingerprint
 from tilth.context import Context
 from tilth.contracts import Batch, Examples, Noise
 from tilth.unlearn import likelihood
@@ -67,17 +67,6 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return deepcopy(model).eval().requires_grad_(False)
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """Of the architecture and every weight, to the bit."""
-    config = getattr(model, "config", None)
-    made = json.dumps(config.to_dict(), sort_keys=True, default=str) if config is not None else repr(model)
-    content = xxhash.xxh3_128(f"{type(model).__qualname__} {made}".encode())
-    for name, tensor in model.state_dict().items():
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        content.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return content.hexdigest()
-
-
 def examples_fingerprint(examples: Examples) -> str:
     """Of every number the model would see: data, template, tokeniser and length at once."""
     content = xxhash.xxh3_128()
@@ -90,7 +79,7 @@ def examples_fingerprint(examples: Examples) -> str:
 
 def _parts(what: str, model: nn.Module, examples: Examples) -> dict[str, str]:
     code = hashlib.sha256(Path(likelihood.__file__).read_bytes()).hexdigest()
-    return {"what": what, "model": model_fingerprint(model), "examples": examples_fingerprint(examples), "code": code}
+    return {"what": what, "model": fingerprint(model), "examples": examples_fingerprint(examples), "code": code}
 
 
 def _answer_lengths(batch: Batch) -> np.ndarray:

@@ -1,0 +1,131 @@
+"""Fit a model to a labelled task: an estimator on its frozen features, or all of it.
+
+Notable: features are computed once per model and corpus and shared by all methods, seeds and runs; what is written is an
+ordinary model folder, with the estimator beside the weights, so that the result is one thing to keep (`Classifier`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from tilth.adapt.classifier import ESTIMATOR, Classifier
+from tilth.adapt.estimators import save as save_estimator
+from tilth.adapt.fine_tune import classifier
+from tilth.backbones.features import embed
+from tilth.backbones.fingerprint import fingerprint
+from tilth.backbones.folder import TextModel, save
+from tilth.batches.text.labelled import class_indices
+from tilth.context import Context
+from tilth.contracts import Configured, Estimator, use
+from tilth.corpus import Corpus
+from tilth.errors import TilthError, nearest
+from tilth.registry import plain
+from tilth.training.loop import fit
+from tilth.training.settings import Budget, Training
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """metrics: accuracy and macro_f1 on the test rows (the training rows without any), train_accuracy. folder: of the model."""
+
+    metrics: Mapping[str, float]
+    folder: Path
+
+
+def adapt(
+    text_model: TextModel,
+    corpus: Corpus,
+    *,
+    method: Configured,
+    test: Corpus | None = None,
+    label: str = "label",
+    column: str = "text",
+    length: int = 256,
+    training: Training = Training(),
+    budget: Budget = Budget(epochs=3),
+    context: Context,
+) -> Adapted:
+    """Learn the classes in `label` from the texts in `column`, and write the result to context.folder / 'model'.
+
+    method: of kind 'adapt'. test: labelled rows that are only scored. length: tokens of a text when the model is fine-tuned;
+    training and budget matter only then. Raises TilthError for a missing column, a missing label, a class of the test rows
+    that the training rows lack, a single class, or fewer rows than neighbours.
+    """
+    texts, indices, classes = labelled(corpus, column, label)
+    if len(classes) < 2:
+        raise TilthError(
+            f"there is only one class, '{classes[0]}'", where=corpus.uri, hint=f"Is '{label}' the column of the labels?"
+        )
+    sets = {"train": (corpus, texts, indices)}
+    if test is not None:
+        sets["test"] = (test, *labelled(test, column, label, classes)[:2])
+    folder = context.folder / "model"
+    about = {
+        **text_model.about,
+        "history": [*text_model.about.get("history", []), {"data": corpus.fingerprint, "adapt": plain(method), "label": label}],
+    }
+    if issubclass(method.cls, Estimator):
+        estimator = _estimator(method, len(texts), corpus)
+        estimator.fit(features(text_model, corpus, texts, column, context), np.array(classes)[indices])
+        save(text_model.model, text_model.tokenizer, folder, about)
+        save_estimator(estimator, folder / ESTIMATOR)
+        adapted = Classifier(text_model, classes, estimator)
+        said = {name: estimator.predict_proba(features(text_model, c, t, column, context)) for name, (c, t, _) in sets.items()}
+    else:
+        torch.manual_seed(context.seed)
+        adapted = Classifier(TextModel(classifier(text_model, classes), text_model.tokenizer, about), classes, None, length)
+        examples = use("batches", "labelled", length=length, classes=classes, column=column, label=label)
+        fit(
+            method.build(adapted.text_model.model), examples.build().build(corpus, text_model.tokenizer, context),
+            training=training, budget=budget, folder=context.folder, seed=context.seed, progress=context.progress,
+        )  # fmt: skip
+        save(adapted.text_model.model, text_model.tokenizer, folder, {**about, "length": length})
+        said = {name: adapted.probabilities(t) for name, (_, t, _) in sets.items()}
+    scored = "test" if test is not None else "train"
+    if test is None:
+        context.progress.say("there are no test rows: accuracy is that on the training rows")
+    truth, guess = sets[scored][2], said[scored].argmax(1)
+    metrics = {
+        "accuracy": float(accuracy_score(truth, guess)),
+        "macro_f1": float(f1_score(truth, guess, average="macro")),
+        "train_accuracy": float(accuracy_score(indices, said["train"].argmax(1))),
+    }
+    return Adapted(metrics, folder)
+
+
+def labelled(
+    corpus: Corpus, column: str, label: str, classes: list[str] | None = None
+) -> tuple[list[str], np.ndarray, list[str]]:
+    """Texts, class indices and classes (those given, or those of the corpus, sorted); TilthError names a missing column."""
+    if not corpus.count():
+        raise TilthError("the corpus is empty", where=corpus.uri, hint="Check its predicate ('where').")
+    for name in (column, label):
+        if name not in corpus.columns:
+            raise TilthError(f"the corpus has no column '{name}'", where=corpus.uri, hint=nearest(name, corpus.columns))
+    table = corpus.table(["id", column, label])
+    indices, known = class_indices(table.column(label).to_pylist(), classes, table.column("id").to_pylist())
+    return [text or "" for text in table.column(column).to_pylist()], indices, known
+
+
+def features(text_model: TextModel, corpus: Corpus, texts: list[str], column: str, context: Context) -> np.ndarray:
+    """Frozen features of the corpus's texts, float32 (texts, width); computed once per model and corpus."""
+
+    def make(folder: Path) -> None:
+        np.save(folder / "features.npy", embed(text_model, texts))
+
+    parts = {"model": fingerprint(text_model.model), "data": corpus.fingerprint, "column": column}
+    return np.load(context.cache("features", parts, make) / "features.npy")
+
+
+def _estimator(method: Configured, rows: int, corpus: Corpus) -> Any:
+    """The unfitted estimator; refuses more neighbours than rows."""
+    estimator = method.build()
+    k = getattr(estimator, "k", 0)
+    if rows < k:
+        raise TilthError(f"k is {k}, and there are only {rows} rows", where=corpus.uri, hint=f"Set k to at most {rows}.")
+    return estimator
