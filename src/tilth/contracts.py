@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tilth.noise import Noise
 from tilth.registry import Configured, CorpusRef, Kind, ModelRef, TokenizerRef, method, use
 
 if TYPE_CHECKING:
@@ -101,22 +102,6 @@ class Objective(nn.Module, ABC):
 
     def after_step(self, step: int) -> None:
         """Called after optimiser step `step` (from 1): EMA teachers, queues, schedules of the objective's own."""
-
-
-class Noise:
-    """Random numbers that depend on the seed and on an example's position in the run, and on nothing else.
-
-    So masks are the same however many processes share the batch, and after a resume. See `batches.order`.
-    """
-
-    def __init__(self, seed: int, positions: np.ndarray) -> None:
-        self.seed, self.positions = seed, np.asarray(positions, dtype=np.uint64)
-
-    def uniform(self, name: str, *shape: int) -> np.ndarray:
-        """float64 in [0, 1), (len(positions), *shape); another name gives independent numbers."""
-        from tilth.batches.order import hashed_uniform
-
-        return hashed_uniform(self.seed, name, self.positions, shape)
 
 
 @runtime_checkable

@@ -43,7 +43,8 @@ def method(kind: str, name: str, *, systems: list[int] | None = None) -> Callabl
     """Register a class as the method `name` of `kind`; systems: numbers of the published systems it belongs to."""
 
     def register(cls: C) -> C:
-        cls.kind, cls.name, cls.systems = kind, name, tuple(systems or ())
+        for key, value in (("kind", kind), ("name", name), ("systems", tuple(systems or ()))):
+            setattr(cls, key, value)
         _loaded[kind, name] = cls
         return cls
 
@@ -77,7 +78,7 @@ def entries(kind: str | None = None) -> list[Entry]:
     """All entries of a kind (or all), including classes registered from Python in this process."""
     known = dict(index())
     for (of_kind, name), cls in _loaded.items():
-        known.setdefault((of_kind, name), Entry(of_kind, name, cls.__module__, cls.__name__, cls.systems))
+        known.setdefault((of_kind, name), Entry(of_kind, name, cls.__module__, cls.__name__, getattr(cls, "systems", ())))
     return [entry for entry in sorted(known.values(), key=lambda e: (e.kind, e.name)) if kind in (None, entry.kind)]
 
 

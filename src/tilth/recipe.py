@@ -63,7 +63,8 @@ class Recipe:
         """
         file = None if isinstance(source, Mapping) else find_recipe(source)
         if file is None:
-            tree, lines = copy.deepcopy(dict(source)), {}  # type: ignore[arg-type]
+            assert isinstance(source, Mapping)
+            tree, lines = copy.deepcopy(dict(source)), dict[Keys, int]()
         else:
             tree, lines = read_yaml(file)
         if not isinstance(tree, dict):

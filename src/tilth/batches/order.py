@@ -7,39 +7,13 @@ example was seen. Random numbers are hashes of (seed, name, position), so they d
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import numpy as np
 from numpy.typing import NDArray
 
 from tilth.errors import TilthError
+from tilth.noise import GOLDEN, hashed_uniform, key, mix
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014): a bijection of 64 bits that avalanches."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def _key(seed: int, name: str) -> np.uint64:
-    """64 bits of a cryptographic hash of (seed, name): neighbouring seeds have nothing in common."""
-    return np.uint64(int.from_bytes(blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), "little"))
-
-
-def hashed_uniform(seed: int, name: str, positions: np.ndarray, shape: tuple[int, ...] = ()) -> NDArray[np.float64]:
-    """float64 in [0, 1), (len(positions), *shape): a function of the seed, the name and each position alone.
-
-    Each position owns a splitmix64 sequence; a longer trailing shape continues a shorter one.
-    """
-    positions = np.asarray(positions, dtype=np.uint64)
-    counters = np.arange(1, int(np.prod(shape, dtype=np.int64)) + 1, dtype=np.uint64)
-    start = _mix(_key(seed, name) + positions * _GOLDEN)
-    bits = _mix(start[:, None] + counters * _GOLDEN)
-    unit: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return unit.reshape(len(positions), *shape)
+__all__ = ["Order", "hashed_uniform"]
 
 
 class Order:
@@ -55,7 +29,7 @@ class Order:
         bits = (self.count - 1).bit_length()
         self._low, self._high = bits // 2, bits - bits // 2
         self._rounds = 24 if bits < 12 else 10  # with fewer some orders of five or six examples are likelier than others (tested)
-        self._seed = _key(self.seed, "order")
+        self._seed = key(self.seed, "order")
 
     def indices(self, start: int, stop: int) -> NDArray[np.int64]:
         """Example numbers drawn at positions start, start + 1 ... stop - 1 of the run."""
@@ -81,7 +55,7 @@ class Order:
 
         The power is less than twice count, so two rounds are enough on average; the result is a bijection of [0, count).
         """
-        keys = _mix(self._seed + epoch * _GOLDEN)
+        keys = mix(self._seed + epoch * GOLDEN)
         out = self._feistel(x, keys, inverse)
         outside = np.flatnonzero(out >= self.count)
         while outside.size:
@@ -96,7 +70,7 @@ class Order:
         for number in range(self._rounds - 1, -1, -1) if inverse else range(self._rounds):
             key = keys ^ np.uint64(number << 56)
             if number % 2:
-                low = low ^ (_mix(key + high * _GOLDEN) & low_mask)
+                low = low ^ (mix(key + high * GOLDEN) & low_mask)
             else:
-                high = high ^ (_mix(key + low * _GOLDEN) & high_mask)
+                high = high ^ (mix(key + low * GOLDEN) & high_mask)
         return (high << low_bits) | low

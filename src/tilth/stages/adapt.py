@@ -36,4 +36,4 @@ class Adapt(Stage):
             test=context.corpus(self.test) if self.test else None, method=self.method, label=self.label,
             training=self.training, budget=self.budget, context=context,
         )  # fmt: skip
-        return adapted.metrics
+        return dict(adapted.metrics)
