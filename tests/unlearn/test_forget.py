@@ -34,7 +34,9 @@ class Lines(Progress):
 
 
 def corpus(folder, rows, name):
-    table = pa.table({"id": [f"{name}{i}" for i in range(len(rows))], "question": [q for q, _ in rows], "answer": [a for _, a in rows]})
+    table = pa.table(
+        {"id": [f"{name}{i}" for i in range(len(rows))], "question": [q for q, _ in rows], "answer": [a for _, a in rows]}
+    )
     return Corpus.write(folder / f"{name}.lance", table.to_batches(), table.schema)
 
 
@@ -84,13 +86,18 @@ def run(target, folder, spec, *, forgotten=ROWS[:3], kept=ROWS[3:], budget=Budge
 
 @pytest.mark.parametrize(
     "spec",
-    [use("unlearn", "npo", beta=0.1), use("unlearn", "npo", beta=0.1, retain=use("retain", "kl")), use("unlearn", "gradient_difference")],
+    [
+        use("unlearn", "npo", beta=0.1),
+        use("unlearn", "npo", beta=0.1, retain=use("retain", "kl")),
+        use("unlearn", "gradient_difference"),
+    ],
     ids=["npo_rt", "npo_kl", "difference"],
 )
 def test_the_forgotten_goes_and_the_rest_stays(target, tmp_path, spec):
     text_model, fitted, _ = run(target, tmp_path / "run", spec)
     assert probabilities(text_model, ROWS[:3], tmp_path) < 0.2
-    assert probabilities(text_model, ROWS[3:], tmp_path) > 0.6
+    unheld, _, _ = run(target, tmp_path / "unheld", use("unlearn", "npo", retain=use("retain", "none")))
+    assert probabilities(text_model, ROWS[3:], tmp_path) > 0.4 + probabilities(unheld, ROWS[3:], tmp_path)
     logged = [json.loads(line) for line in fitted.log.read_text().splitlines()]
     assert {"forget", "retain"} <= set(logged[-1]["parts"])
 
@@ -163,7 +170,14 @@ def test_a_forget_set_the_model_never_saw_is_warned_of(target, tmp_path):
         context = Context(tmp_path / str(expected), corpora={"seen": seen}, progress=Lines())
         text_model = fresh(target)
         text_model.about = about
-        run(target, tmp_path / str(expected), use("unlearn", "npo"), budget=Budget(steps=1), context=context, text_model=text_model)
+        run(
+            target,
+            tmp_path / str(expected),
+            use("unlearn", "npo"),
+            budget=Budget(steps=1),
+            context=context,
+            text_model=text_model,
+        )
         warned = [line for line in context.progress.lines if "not in the data" in line]
         assert (warned == ["warning: 2 of 3 rows of the forget set are not in the data this model was trained on"]) is expected
 

@@ -7,7 +7,6 @@ ordinary model folder, with the estimator beside the weights, so that the result
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +69,11 @@ def adapt(
         "history": [*text_model.about.get("history", []), {"data": corpus.fingerprint, "adapt": plain(method), "label": label}],
     }
     if issubclass(method.cls, Estimator):
-        estimator = _estimator(method, len(texts), corpus)
-        estimator.fit(features(text_model, corpus, texts, column, context), np.array(classes)[indices])
+        estimator = method.build()
+        try:
+            estimator.fit(features(text_model, corpus, texts, column, context), np.array(classes)[indices])
+        except ValueError as error:  # how scikit-learn says that data and settings do not go together
+            raise TilthError(f"{method.name}: {error}", where=corpus.uri) from error
         save(text_model.model, text_model.tokenizer, folder, about)
         save_estimator(estimator, folder / ESTIMATOR)
         adapted = Classifier(text_model, classes, estimator)
@@ -120,12 +122,3 @@ def features(text_model: TextModel, corpus: Corpus, texts: list[str], column: st
 
     parts = {"model": fingerprint(text_model.model), "data": corpus.fingerprint, "column": column}
     return np.load(context.cache("features", parts, make) / "features.npy")
-
-
-def _estimator(method: Configured, rows: int, corpus: Corpus) -> Any:
-    """The unfitted estimator; refuses more neighbours than rows."""
-    estimator = method.build()
-    k = getattr(estimator, "k", 0)
-    if rows < k:
-        raise TilthError(f"k is {k}, and there are only {rows} rows", where=corpus.uri, hint=f"Set k to at most {rows}.")
-    return estimator

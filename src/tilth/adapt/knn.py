@@ -45,7 +45,8 @@ class KNN(ClassifierMixin, BaseEstimator, Estimator):
         return np.concatenate([self._votes(part @ self.features_.T) for part in parts])
 
     def predict(self, X: Any) -> np.ndarray:
-        return np.asarray(self.classes_[self.predict_proba(X).argmax(1)])
+        best = self.predict_proba(X).argmax(1)
+        return np.asarray(self.classes_[best])
 
     def _votes(self, cosine: np.ndarray) -> np.ndarray:
         """(examples, classes), rows summing to 1, from cosines (examples, training examples)."""

@@ -55,7 +55,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator, Estimator):
         return np.asarray(softmax(self._logits(X), axis=1))
 
     def predict(self, X: Any) -> np.ndarray:
-        return np.asarray(self.classes_[self._logits(X).argmax(1)])
+        best = self._logits(X).argmax(1)
+        return np.asarray(self.classes_[best])
 
     def _logits(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
