@@ -98,6 +98,7 @@ class Arranged:
         self.names = renamed([name for name in source.names if name != PLACE], mapped.columns)
         self.given_ids = "id" in self.names.values()
         self.seen = SeenIds()
+        self.repeats: dict[str, int] = {}
         kinds = {ours: _stored(ours, source.field(theirs).type) for theirs, ours in self.names.items() if ours != "id"}
         self.schema = pa.schema([("id", pa.string()), *kinds.items()])
 
@@ -115,7 +116,9 @@ class Arranged:
         batch = self._with_content(batch)
         place = batch.column(PLACE)
         columns = {ours: content(batch.column(theirs)) for theirs, ours in self.names.items()}
-        ids = self._ids(columns["id"], place) if self.given_ids else place
+        ids = pc.coalesce(fitted(columns["id"], pa.string()), place) if self.given_ids else place
+        if self.given_ids or not self.reader.unique_places:
+            ids = self._unique(ids, place)
         arrays = [ids, *(fitted(columns[f.name], f.type) for f in self.schema if f.name != "id")]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
@@ -133,19 +136,19 @@ class Arranged:
                 batch = batch.filter(filled)
         return batch
 
-    def _ids(self, given: pa.Array, place: pa.Array) -> pa.Array:
-        """Ids as text, the row's place where there is none, and unique."""
-        ids = pc.coalesce(fitted(given, pa.string()), place)
-        if len(ids) == 0:
-            return ids
+    def _unique(self, ids: pa.Array, place: pa.Array) -> pa.Array:
+        """The ids; those that came before with '#2', '#3' ..., listed."""
         repeated = self.seen.add(ids)
         if not repeated.any():
             return ids
         values = ids.to_pylist()
         for row in repeated.nonzero()[0].tolist():
-            number, first = 2, values[row]
+            first = values[row]
+            number = self.repeats.get(first, 2)
             while self.seen.add(pa.array([f"{first}#{number}"]))[0]:
                 number += 1
+            if first in self.repeats or len(self.repeats) < 100_000:  # or an id that every row has costs n^2
+                self.repeats[first] = number + 1
             values[row] = f"{first}#{number}"
             self.skip(str(place[row]), f"the id '{first}' is taken: kept as '{values[row]}'", kept=True)
         return pa.array(values, pa.string())

@@ -127,6 +127,7 @@ class Corpus:
     def _history(self) -> str:
         """Digest of content and what was done to it; of the rows as they are where others than Tilth wrote the table."""
         done: list[list[str]] = []
+        later = ""
         for version in range(self.version, 0, -1):
             try:
                 transaction = self._dataset.read_transaction(version)
@@ -145,8 +146,9 @@ class Corpus:
                 done.append(["append", properties[_CONTENT]])
             elif isinstance(operation, lance.LanceOperation.Delete):
                 done.append(["delete", operation.predicate])
-            elif change not in _NEUTRAL:
+            elif change not in _NEUTRAL and (change, later) != ("BaseOperation", "Rewrite"):  # room reserved for a compaction
                 break
+            later = change
         content = ContentHash(self.schema)
         for batch in Corpus(self._dataset).scan():
             content.update(batch)

@@ -35,7 +35,7 @@ def files(root: Path, skip: SkipList) -> Iterator[tuple[Path, str]]:
     read (loops), folders that cannot be listed, and what is neither file nor folder.
     """
     if root.is_file():
-        yield root, root.name
+        yield root, root.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return
     seen: dict[tuple[int, int], str] = {}
     waiting = [(root, "")]
@@ -65,7 +65,9 @@ def files(root: Path, skip: SkipList) -> Iterator[tuple[Path, str]]:
             except OSError as error:
                 skip(name, f"cannot be listed: {error.strerror}")
                 continue
-            waiting.extend((path / entry, f"{name}/{entry}" if name else entry) for entry in reversed(entries))
+            for entry in reversed(entries):
+                shown = entry.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name need not be text
+                waiting.append((path / entry, f"{name}/{shown}" if name else shown))
 
 
 def read(path: Path, name: str, skip: SkipList, limit: int = 1 << 30) -> bytes | None:

@@ -23,9 +23,11 @@ class Reader(ABC):
     """A file or folder (or Hub id) -> record batches.
 
     gives: the kind of content ('text', 'image', 'sound'), or 'table' when the columns must tell.
+    unique_places: whether no two rows can have the same place, so that ids made of places need no check.
     """
 
     gives: ClassVar[str] = "table"
+    unique_places: ClassVar[bool] = False
     kind: ClassVar[str]
     name: ClassVar[str]
 

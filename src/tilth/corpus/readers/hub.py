@@ -25,6 +25,8 @@ class Hub(Reader):
     Columns of the data set and `split`, where there are several, and `config`, where none was named and there are several.
     """
 
+    unique_places = True
+
     def __init__(self, path: str | Path, /, *, batch_rows: PositiveInt = 1024) -> None:
         super().__init__(path)
         self.source, self.batch_rows = str(path).removeprefix("hf:"), batch_rows

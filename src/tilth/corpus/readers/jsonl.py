@@ -123,15 +123,31 @@ def objects(block: bytes, line: int, name: str, skip: SkipList) -> Iterator[tupl
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-            skip(f"{name}:{number}", f"not JSON: {reason}")
+            value, note = parsed(text.decode("utf-8"))
+        except ValueError as error:
+            skip(f"{name}:{number}", str(error))
             continue
-        if isinstance(value, dict):
-            yield number, value
-        else:
+        if not isinstance(value, dict):
             skip(f"{name}:{number}", f"not a JSON object but a {type(value).__name__}")
+            continue
+        if note:
+            skip(f"{name}:{number}", note, kept=True)
+        yield number, value
+
+
+def parsed(text: str) -> tuple[Any, str]:
+    """A JSON value, and a note when half characters in it were replaced. Raises ValueError, saying why, for what is not JSON."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:  # nested too deeply; a number of too many digits
+        raise ValueError(f"not JSON that can be read: {error}") from None
+    if "\\ud" in text.lower():  # perhaps half of a surrogate pair, which is no character
+        whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
+        if whole != json.dumps(value, ensure_ascii=False):
+            return json.loads(whole), "half a surrogate pair is replaced by '?'"
+    return value, ""
 
 
 def lines_schema(numbered: Iterator[tuple[int, dict[str, Any]]]) -> pa.Schema:

@@ -21,6 +21,7 @@ class Tables(Reader):
     The schema is found in a pass of its own over all files, so that a column that first appears in the last block is kept.
     """
 
+    unique_places = True
     suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, path: str | Path) -> None:

@@ -6,7 +6,6 @@ devices are listed all the same, because they do not belong in data.
 
 from __future__ import annotations
 
-import json
 import posixpath
 import tarfile
 import zlib
@@ -21,7 +20,7 @@ from tilth.corpus import walk
 from tilth.corpus.columns import merged_schema, storable
 from tilth.corpus.decode import decode
 from tilth.corpus.readers.base import PLACE, Reader, gather
-from tilth.corpus.readers.jsonl import shaped, type_of
+from tilth.corpus.readers.jsonl import parsed, shaped, type_of
 from tilth.corpus.readers.media import IMAGE_SUFFIXES, SOUND_SUFFIXES, image_facts, sound_facts
 from tilth.corpus.skipped import SkipList
 from tilth.registry import method
@@ -162,9 +161,11 @@ def add(
         example.put("label" if ending == "cls" else "text", ending, pa.string(), text.strip() if ending == "cls" else text)
         return
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        skip(place, f"not JSON: {error}")
+        value, replaced = parsed(text)
+    except ValueError as error:
+        skip(place, str(error))
         return
+    if replaced:
+        skip(place, replaced, kept=True)
     for key, inner in (value if isinstance(value, dict) else {"json": value}).items():
         example.put(key, f"json_{key}", type_of(inner), inner)
