@@ -82,14 +82,18 @@ def test_a_model_that_counts_hits_every_token():
 
 def test_logits_exist_only_where_something_is_scored(monkeypatch):
     model, seen = llama(50), []
-    monkeypatch.setattr(model.lm_head, "forward", lambda hidden: seen.append(hidden.shape[:-1].numel()) or torch.zeros(*hidden.shape[:-1], 50))
+    monkeypatch.setattr(
+        model.lm_head, "forward", lambda hidden: seen.append(hidden.shape[:-1].numel()) or torch.zeros(*hidden.shape[:-1], 50)
+    )
     sequences = rows("right")
     token_statistics(model, sequences)
     assert sum(seen) == sequences.scored.sum()
 
 
 def test_the_first_token_of_a_sequence_is_never_a_target():
-    sequences = Sequences.of_rows(np.array([[7, 8, 9], [1, 8, 9]]), np.array([[7, 8, 9], [-100, -100, 9]]), np.array([[1, 1, 1], [0, 1, 1]]))
+    sequences = Sequences.of_rows(
+        np.array([[7, 8, 9], [1, 8, 9]]), np.array([[7, 8, 9], [-100, -100, 9]]), np.array([[1, 1, 1], [0, 1, 1]])
+    )
     assert sequences.scored.tolist() == [False, True, True, False, True]
 
 

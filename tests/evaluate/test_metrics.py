@@ -91,7 +91,7 @@ def lcs(one, other):
 
 
 def test_rouge_l_is_recall_of_the_reference():
-    words = "the cat sat on a mat near two dogs".split()
+    words = ["the", "cat", "sat", "on", "a", "mat", "near", "two", "dogs"]
     generator = np.random.default_rng(0)
     references = [" ".join(generator.choice(words, size=9)) for _ in range(20)]
     predictions = [" ".join(generator.choice(words, size=size)) for size in generator.integers(1, 15, size=20)]
@@ -106,7 +106,8 @@ def test_rouge_l_stems():
     recall, f1 = metrics.rouge_l(["she was writing books all day"], ["she writes book"])
     official = RougeScorer(["rougeL"], use_stemmer=True).score("she writes book", "she was writing books all day")["rougeL"]
     assert (recall[0], f1[0]) == (official.recall, official.fmeasure)
-    assert recall[0] == 1.0 and metrics.rouge_l(["she was writing books"], ["she writes book"], stem=False)[0][0] == pytest.approx(1 / 3)
+    assert recall[0] == 1.0
+    assert metrics.rouge_l(["she was writing books"], ["she writes book"], stem=False)[0] == pytest.approx([1 / 3])
 
 
 def test_exact_match_ignores_case_and_punctuation_only():
@@ -145,7 +146,9 @@ def test_min_k_takes_at_least_one_token_and_rounds_down():
 
 
 def test_standardised_scores_floor_the_variance():
-    assert metrics.standardised(np.array([-2.0, -1.0]), np.array([-3.0, -1.5]), np.array([4.0, 0.0])) == pytest.approx([0.5, 500.0])
+    assert metrics.standardised(np.array([-2.0, -1.0]), np.array([-3.0, -1.5]), np.array([4.0, 0.0])) == pytest.approx(
+        [0.5, 500.0]
+    )
 
 
 def test_member_auc_is_sklearns_with_the_holdout_as_positive():

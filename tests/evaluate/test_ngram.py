@@ -11,7 +11,10 @@ VOCABULARY, START = 7, 0
 def documents(seed, count=6, longest=12):
     """Token ids 1 .. VOCABULARY - 1, with frequent ones and empty documents, ended by START."""
     generator = np.random.default_rng(seed)
-    bodies = [1 + np.minimum(generator.geometric(0.4, size=size) - 1, VOCABULARY - 2) for size in generator.integers(0, longest, size=count)]
+    bodies = [
+        1 + np.minimum(generator.geometric(0.4, size=size) - 1, VOCABULARY - 2)
+        for size in generator.integers(0, longest, size=count)
+    ]
     return [[*body.tolist(), START] if len(body) else [] for body in bodies]
 
 
@@ -70,7 +73,10 @@ def test_equals_nltk_on_bigrams():
     train = [text for text in documents(2, count=8) if text]
     peer = KneserNeyInterpolated(order=2, discount=0.6)
     lines = [["start", *map(str, text)] for text in train]
-    peer.fit([[gram for gram in everygrams(line, max_len=2) if gram != ("start",)] for line in lines], {str(t) for text in train for t in text})
+    peer.fit(
+        [[gram for gram in everygrams(line, max_len=2) if gram != ("start",)] for line in lines],
+        {str(t) for text in train for t in text},
+    )
     model = KneserNey(*flat(train), vocabulary=VOCABULARY, start=START, order=2, discounts=[0.0, 0.6])
     seen = sorted({token for text in train for token in text})
     for first in seen:

@@ -1,10 +1,15 @@
 """Real transformers models small enough for a test, with behaviour one can calculate."""
 
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from tilth.batches.text.answers import encode_answers
 from tilth.batches.text.tokenizers import Word
+from tilth.corpus import Corpus
 
 WORDS = "Question Answer : ? a an and animal at bakes big blue book cat dog finds green in is lives Mara Odo of plays red the town tree what where who"
 
@@ -56,3 +61,45 @@ def clock(vocabulary: int) -> LlamaForCausalLM:
 
 
 models = pytest.mark.parametrize("model", [llama(50), gpt2(50)], ids=["llama", "gpt2"])
+
+
+def learnt(tokens: PreTrainedTokenizerFast, rows: list[dict], steps: int = 80, seed: int = 0) -> LlamaForCausalLM:
+    """A model that has learnt the rows' answers by heart."""
+    model = llama(len(tokens), width=48, seed=seed)
+    encoded = encode_answers([row["question"] for row in rows], [row["answer"] for row in rows], tokens)
+    batch = {"input_ids": torch.tensor(encoded.input_ids).long(), "labels": torch.tensor(encoded.labels)}
+    optimiser = torch.optim.AdamW(model.parameters(), lr=6e-3)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        model(**batch).loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def people(*names: str) -> list[dict]:
+    """Rows of the TOFU form: four questions about each name."""
+    places, colours, animals = ["town", "tree", "dog", "cat"], ["red", "green", "blue", "big"], ["dog", "cat", "animal", "book"]
+    rows = []
+    for name in names:
+        for kind, values, question, answer, paraphrase in (
+            ("place", places, f"where lives {name}", f"{name} lives at the {{}}", f"the {{}} is where {name} lives"),
+            ("colour", colours, f"what is {name}", f"{name} is {{}}", f"{{}} is what {name} is"),
+            ("animal", animals, f"what finds {name}", f"{name} finds a {{}}", f"a {{}} is what {name} finds"),
+            ("plays", animals, f"who plays at {name}", f"a {{}} plays at {name}", f"{name} is where a {{}} plays"),
+        ):
+            right = values[len(name) % 4]
+            rows.append(
+                {
+                    "id": f"{name}-{kind}",
+                    "question": question,
+                    "answer": answer.format(right),
+                    "paraphrased_answer": paraphrase.format(right),
+                    "perturbed_answer": [paraphrase.format(value) for value in values if value != right],
+                }
+            )
+    return rows
+
+
+def corpus(folder: Path, rows: list[dict]) -> Corpus:
+    table = pa.Table.from_pylist(rows)
+    return Corpus.write(folder, table.to_batches(), table.schema)

@@ -50,6 +50,9 @@ def generate(
     model, tokenizer = text_model.model, text_model.tokenizer
     if not getattr(model, "can_generate", lambda: False)():
         raise TilthError(f"{type(model).__name__} cannot generate text", hint="Use a causal language model.")
+    settings: dict[str, Any] = {"eos_token_id": end_token(tokenizer), "pad_token_id": pad_token(tokenizer), "do_sample": False}
+    if temperature > 0:
+        settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     room = context_length(model)
     ids, starts = _encoded(prompts, text_model, room - min(max_new_tokens, max(1, room // 2)))
     lengths = np.diff(starts)
@@ -64,7 +67,7 @@ def generate(
         for rows in _batches(order, lengths, max_new_tokens, batch_size):
             tokens = ids[ranges(starts[rows], lengths[rows])]
             new = min(max_new_tokens, room - int(lengths[rows].max()))
-            made = _continue(model, tokens, lengths[rows], new, end_token(tokenizer), pad_token(tokenizer), temperature, top_p, device)
+            made = _continue(model, tokens, lengths[rows], new, device, settings)
             for row, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
                 texts[row] = text
             done += len(rows)
@@ -79,22 +82,19 @@ def context_length(model: Any) -> int:
 
 
 def _continue(
-    model: Any, tokens: np.ndarray, lengths: np.ndarray, new: int, end: int, pad: int, temperature: float, top_p: float, device: Any
+    model: Any, tokens: np.ndarray, lengths: np.ndarray, new: int, device: torch.device, settings: dict[str, Any]
 ) -> list[list[int]]:
-    """Token ids that follow each prompt, end token excluded."""
-    width = int(lengths.max())
+    """At most `new` token ids that follow each prompt, end token excluded; settings: of transformers' GenerationConfig."""
+    end, width = settings["eos_token_id"], int(lengths.max())
     inside = np.arange(width) >= width - lengths[:, None]
-    padded = np.full(inside.shape, pad, dtype=np.int64)
+    padded = np.full(inside.shape, settings["pad_token_id"], dtype=np.int64)
     padded[inside] = tokens
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(inside.astype(np.int64)).to(device)
-    sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
     made = np.full((len(lengths), new), end, dtype=np.int64)
     alive = torch.arange(len(lengths), device=device)
     cache = _cache(model)
     for start in range(0, new, _ROUND):
-        config = GenerationConfig(
-            max_new_tokens=min(_ROUND, new - start), do_sample=temperature > 0, eos_token_id=end, pad_token_id=pad, **sampling
-        )
+        config = GenerationConfig(max_new_tokens=min(_ROUND, new - start), **settings)
         ids = model.generate(ids, attention_mask=mask, generation_config=config, past_key_values=cache)
         fresh = ids[:, width + start :]
         made[alive.cpu().numpy(), start : start + fresh.shape[1]] = fresh.cpu().numpy()
@@ -113,20 +113,25 @@ def _continue(
 class _RoomyLayer(DynamicLayer):
     """Keys and values of one layer as views of larger tensors, so that a new token is written and nothing is copied."""
 
-    room: tuple[Tensor, Tensor] | None = None
-    seen: Tensor | None = None  # the view last handed out: another one means that someone selected or cut rows
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Tensor | None = None  # the keys last handed out: others mean that someone selected or cut rows
+        self.larger: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
-        if self.room is None or self.keys is not self.seen or self.room[0].shape[-2] < stop:
-            self.room = tuple(new.new_empty((*new.shape[:-2], stop + _ROOM, new.shape[-1])) for new in (key_states, value_states))
+        new = (key_states, value_states)
+        if self.keys is not self.seen or self.larger[0].shape[-2] < stop:
+            self.larger = [states.new_empty((*states.shape[:-2], stop + _ROOM, states.shape[-1])) for states in new]
             if start:
-                self.room[0][..., :start, :], self.room[1][..., :start, :] = self.keys, self.values
-        self.room[0][..., start:stop, :], self.room[1][..., start:stop, :] = key_states, value_states
-        self.keys, self.values = self.room[0][..., :stop, :], self.room[1][..., :stop, :]
+                for larger, old in zip(self.larger, (self.keys, self.values), strict=True):
+                    larger[..., :start, :] = old
+        for larger, states in zip(self.larger, new, strict=True):
+            larger[..., start:stop, :] = states
+        self.keys, self.values = (larger[..., :stop, :] for larger in self.larger)
         self.seen = self.keys
         return self.keys, self.values
 

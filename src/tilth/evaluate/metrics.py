@@ -76,7 +76,9 @@ def harmonic_mean(values: Sequence[float]) -> float:
 def rouge_l(predictions: Sequence[str], references: Sequence[str], *, stem: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """ROUGE-L recall and F1 of each prediction against its reference (rouge_score; Porter stemming unless told otherwise)."""
     scorer = _scorer(stem)
-    scores = [scorer.score(reference, prediction)["rougeL"] for prediction, reference in zip(predictions, references, strict=True)]
+    scores = [
+        scorer.score(reference, prediction)["rougeL"] for prediction, reference in zip(predictions, references, strict=True)
+    ]
     return np.array([score.recall for score in scores]), np.array([score.fmeasure for score in scores])
 
 

@@ -4,7 +4,9 @@ import numpy as np
 from sklearn.svm import LinearSVC
 
 
-def member_transfer_rate(members: np.ndarray, strangers: np.ndarray, unlearned: np.ndarray, *, C: float = 1.0) -> tuple[float, float]:
+def member_transfer_rate(
+    members: np.ndarray, strangers: np.ndarray, unlearned: np.ndarray, *, C: float = 1.0
+) -> tuple[float, float]:
     """Share of forgotten examples that a linear SVM, fitted on the original model, calls non-members in the unlearned one.
 
     members, strangers (examples, outputs): the original model's outputs for the forgotten examples and for unseen ones;
