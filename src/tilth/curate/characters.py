@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 
 SPACE, LETTER, DIGIT, PUNCTUATION, SYMBOL, CONTROL = 1, 2, 3, 4, 5, 6
 _CLASS_OF_CATEGORY = {"L": LETTER, "M": LETTER, "N": DIGIT, "P": PUNCTUATION, "S": SYMBOL, "Z": SPACE, "C": CONTROL}
+_NEWLINE = 0x0A
 _PIECE_BYTES = 2**19  # small enough for its arrays to stay in a processor's cache
 _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2**64
 
@@ -90,6 +91,15 @@ class Characters:
             starts = running(widths)[starts]
             data = pa.py_buffer(codes.tobytes().decode("utf-32-le").encode("utf-8"))
         return pa.LargeStringArray.from_buffers(len(self), pa.py_buffer(np.ascontiguousarray(starts)), data)
+
+    def composed(self) -> Characters:
+        """In Unicode's form NFC: one call for all documents, with a line feed between them, which composes with nothing."""
+        joined = np.insert(self.codes.astype(np.uint32), self.starts[1:], _NEWLINE).tobytes().decode("utf-32-le")
+        if unicodedata.is_normalized("NFC", joined):
+            return self
+        codes = np.frombuffer(unicodedata.normalize("NFC", joined).encode("utf-32-le"), np.uint32)
+        ends = np.flatnonzero(codes == _NEWLINE)[np.cumsum(self.count(self.codes == _NEWLINE) + 1) - 1]
+        return Characters(np.delete(codes, ends), np.concatenate([[0], ends - np.arange(len(self))]))
 
     def select(self, mask: np.ndarray) -> Characters:
         """Only the characters where `mask` holds."""

@@ -7,7 +7,7 @@ that of the rows removed, not of the corpus.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import daft
@@ -112,3 +112,32 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     """The chunks as one array."""
     joined = column.combine_chunks()
     return joined if isinstance(joined, pa.Array) else pa.concat_arrays(joined.chunks)
+
+
+def judge(
+    step: str,
+    texts: pa.Array,
+    bounds: Mapping[str, tuple[float | None, float | None]],
+    figures: Iterable[tuple[str, np.ndarray]],
+    *,
+    needs_text: bool = True,
+) -> pa.Array:
+    """Per text the reason of the first figure out of its bounds, as 'quality: words 3, below 50'; null where none is.
+
+    bounds: name -> (lowest, highest) permitted, None: any. figures: name, float64 (texts,). needs_text: null is a reason.
+    """
+    reasons = pa.nulls(len(texts), pa.large_string())
+    if needs_text and texts.null_count:
+        reasons = pc.if_else(pc.is_valid(texts), reasons, pa.scalar(f"{step}: no text", pa.large_string()))
+    for name, values in figures:
+        for bound, word, outside in zip(bounds.get(name, ()), ("below", "above"), (np.less, np.greater)):
+            if bound is None:
+                continue
+            rows = np.flatnonzero(outside(values, bound) & pc.is_null(reasons).to_numpy(zero_copy_only=False))
+            if len(rows):
+                shown = pc.cast(pc.round(pa.array(values[rows]), ndigits=3), pa.string())
+                said = join_texts(f"{step}: {name} ", shown, f", {word} {bound:g}", count=len(rows))
+                place = np.full(len(texts), -1)
+                place[rows] = np.arange(len(rows))
+                reasons = pc.coalesce(reasons, said.take(pa.array(place, mask=place < 0)))
+    return reasons

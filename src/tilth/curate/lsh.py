@@ -7,6 +7,7 @@ least one of b bands of r values with probability 1 - (1 - s**r)**b (Leskovec, R
 Datasets, 3.4.2).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,16 +59,25 @@ def candidate_pairs(signatures: np.ndarray, *, bands: int, window: int = 1) -> t
     count, width = signatures.shape
     if width % bands:
         raise ValueError(f"a signature of {width} values does not divide into {bands} bands")
-    whole = fold(signatures)
+    keys = band_keys(signatures, bands)
+    whole = fold(keys)
     order = np.argsort(whole, kind="stable")
     same = whole[order[1:]] == whole[order[:-1]]
-    codes = [_coded(order[:-1][same], order[1:][same], count)]
-    first = np.sort(order[np.concatenate([[True], ~same])]) if count else order
-    first = first[np.argsort(whole[first])]
-    for band in np.split(signatures[first], bands, axis=1):
-        codes.append(np.unique(_bucket_pairs(fold(band), first, window, count)))
-    unique = np.unique(np.concatenate(codes))
+    first = order[np.concatenate([[True], ~same])] if count else order
+    with ThreadPoolExecutor() as pool:  # sorting and arithmetic on arrays leave the interpreter's lock alone
+        of_bands = list(pool.map(lambda band: _bucket_pairs(band[first], first, window, count), keys))
+    unique = np.unique(np.concatenate([_coded(order[:-1][same], order[1:][same], count), *of_bands]))
     return np.divmod(unique, max(count, 1))
+
+
+def band_keys(signatures: np.ndarray, bands: int) -> np.ndarray:
+    """uint64 (bands, documents): a hash of each band of each signature."""
+    count, width = signatures.shape
+    parts = signatures.reshape(count, bands, width // bands)
+    if parts.shape[2] % 2 == 0:
+        parts = parts.view(np.uint64)  # two values in one step
+    with ThreadPoolExecutor() as pool:
+        return np.stack(list(pool.map(lambda band: fold(parts[:, band].T), range(bands))))
 
 
 def estimated_similarity(signatures: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -88,10 +98,10 @@ def first_of_component(count: int, left: np.ndarray, right: np.ndarray) -> np.nd
 
 
 def fold(values: np.ndarray) -> np.ndarray:
-    """uint64 (documents,): a hash of each row of uint32 (documents, any)."""
-    state = np.full(len(values), values.shape[1], np.uint64)
-    for column in values.T:
-        state = mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ column.astype(np.uint64)
+    """uint64 (documents,): a hash of each document's values, unsigned (values, documents)."""
+    state = np.full(values.shape[1], len(values), np.uint64)
+    for one in values:
+        state = mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ one.astype(np.uint64)
     return mix(state)
 
 

@@ -13,7 +13,7 @@ from daft.functions import when
 
 from tilth.contracts import Step, method
 from tilth.curate.frames import collect_kept, remove
-from tilth.curate.sample import draw, drawn_below
+from tilth.curate.sample import draw
 from tilth.errors import TilthError, nearest
 from tilth.registry import NonNegative, NonNegativeInt, PositiveInt
 
@@ -38,10 +38,10 @@ class Mix(Step):
         if not any(weights.values()):
             raise TilthError("mix needs a weight above 0", where="mix", hint="weights: {books: 3, web: 1}")
         self.weights, self.column, self.rows, self.seed = dict(weights), column, rows, seed
-        self.below: dict[str, int] | None = None
+        self.last: dict[str, int] | None = None  # per value, the largest hash that is kept
 
     def fit(self, frame: daft.DataFrame) -> None:
-        """Find for each value the hash below which the rows to keep lie."""
+        """Find for each value the hash of the last row to keep."""
         if self.column not in frame.column_names:
             raise TilthError(
                 f"there is no column '{self.column}'", where=self.name, hint=nearest(self.column, frame.column_names)
@@ -55,11 +55,7 @@ class Mix(Step):
             if weight and value not in by_value:
                 raise TilthError(f"no row has {self.column} '{value}'", where=self.name, hint=nearest(value, values))
         counts = self._counts({value: len(by_value.get(value, ())) for value in self.weights})
-        self.below = {
-            value: int(by_value[value][count]) if count < len(by_value[value]) else 2**64
-            for value, count in counts.items()
-            if count
-        }
+        self.last = {value: int(by_value[value][count - 1]) for value, count in counts.items() if count}
 
     def _counts(self, available: Mapping[str, int]) -> dict[str, int]:
         """How many rows of each value to keep: largest remainders, so that they add up to the whole."""
@@ -82,12 +78,12 @@ class Mix(Step):
         return counts
 
     def __call__(self, frame: daft.DataFrame) -> daft.DataFrame:
-        if self.below is None:
+        if self.last is None:
             raise RuntimeError("mix needs fit before it is applied")
-        value, kept = col(self.column).cast(daft.DataType.string()), lit(False)
-        for name, limit in self.below.items():
-            kept = kept | ((value == lit(name)) & drawn_below(draw(self.seed), limit))
-        reason = when(value.is_in(list(self.below)), lit(f"{self.name}: beyond the share of its {self.column}")).otherwise(
-            lit(f"{self.name}: {self.column} has no weight")
-        )
-        return remove(frame, when(~kept.fill_null(False), reason).otherwise(lit(None)))
+        value = col(self.column).cast(daft.DataType.string())
+        outcomes = lit(f"{self.name}: {self.column} has no weight")
+        beyond = lit(f"{self.name}: beyond the share of its {self.column}")
+        for name, last in self.last.items():
+            drawn = when(draw(self.seed) > lit(np.uint64(last)), beyond).otherwise(lit(None))
+            outcomes = when((value == lit(name)).fill_null(False), drawn).otherwise(outcomes)
+        return remove(frame, outcomes)

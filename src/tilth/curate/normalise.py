@@ -54,7 +54,7 @@ class Normalise(Step):
         if self.controls:
             characters = characters.select(~_controls()[characters.codes])
         if self.unicode and characters.codes.size and characters.codes.max() >= 0x300:  # below, no character composes
-            characters = Characters.of(pc.utf8_normalize(characters.array(), "NFC"))
+            characters = characters.composed()
         if self.line_ends:
             characters = _one_line_end(characters)
         if self.trailing_space:
