@@ -7,6 +7,7 @@ rest bit for bit; nothing in the loop waits for the device except a line of the 
 from __future__ import annotations
 
 import copy
+import errno
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,11 @@ def fit(
             return run.run()
         except NotFinite as error:
             raise run.explain(error) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            hint = "Free some space and run the same command again; it goes on from the last checkpoint."
+            raise TilthError(f"there is no room on the disk: {error}", where=str(folder), hint=hint) from error
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

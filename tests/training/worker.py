@@ -1,0 +1,55 @@
+"""A process that trains; started by tests (alone to be killed, or two by torchrun). Arguments: JSON as below."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.training.doubles import Sequences, objective
+from tilth.context import Progress
+from tilth.errors import TilthError
+from tilth.training.loop import Budget, Evaluation, Training, fit
+
+
+class Killer(Progress):
+    """Sends this process a signal when a step has been done."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def update(self, done: float, **shown: float) -> None:
+        if done >= self.step:
+            self.step = sys.maxsize
+            os.kill(os.getpid(), self.number)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    said = json.loads(sys.argv[1])
+    model = objective(said.get("dropout", 0.1))
+    killer = Killer(said["kill_at"], getattr(signal, said["signal"])) if "kill_at" in said else None
+    try:
+        fitted = fit(
+            model,
+            Sequences(said["count"]),
+            training=Training(**said["training"]),
+            budget=Budget(**said["budget"]),
+            folder=Path(said["folder"]),
+            seed=3,
+            evaluation=Evaluation(Sequences(5), 10) if said.get("evaluate") else None,
+            progress=killer,
+        )
+    except TilthError as error:
+        print(error)
+        return 2
+    if int(os.environ.get("RANK", "0")) == 0:
+        torch.save(model.state_dict(), said["out"])
+        print(json.dumps({"steps": fitted.steps, "tokens": fitted.tokens, "loss": fitted.loss}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
