@@ -39,6 +39,7 @@ class Context:
 
     corpora: reference -> Corpus (already filtered by the recipe's `where`).
     keys: reference -> digest of what made it, for caches that depend on an input's content.
+    first: whether this process writes what the stage makes (under torchrun all train, one writes).
     cache(name, parts, make): a folder shared by all runs with the same parts, made once by calling make(folder).
     """
 
@@ -49,6 +50,7 @@ class Context:
     progress: Progress = field(default_factory=Progress)
     shared: Path | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
+    first: bool = True
 
     def corpus(self, reference: str) -> Corpus:
         """The corpus a CorpusRef names: an entry of `data:` or a stage that gives one."""
@@ -78,6 +80,8 @@ class Context:
         table: columns [str], rows [[value]], note str; curves: series {name: [[x, y]]}, x str, y str, log bool;
         examples: columns [str], rows [[str]] (long texts, shown one below another); note: text str.
         """
+        if not self.first:
+            return
         with (self.folder / "exhibits.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "title": title, **content}, ensure_ascii=False) + "\n")
 

@@ -227,6 +227,7 @@ class Stage(ABC):
     kind: ClassVar[str]
     name: ClassVar[str]
     gives: ClassVar[str]
+    trains: ClassVar[bool] = False  # True: under torchrun every process runs it, and only `context.first` writes
     seeded: ClassVar[bool] = True  # False: the same for every seed, so that seeds share it
 
     def check(self) -> None:  # noqa: B027

@@ -2,6 +2,7 @@
 
 Notable: a stage's key is a digest of its resolved settings, the keys of its inputs, the seed (if it uses one) and the
 source code it runs; its folder in the store is named by that key, so arms, runs and processes share what they can.
+Under torchrun the first process runs everything, the others take part in stages that train and wait for the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from filelock import FileLock
 
 from tilth import __version__
 from tilth.context import Context, Progress
-from tilth.corpus import Corpus, catalogue, ingest
+from tilth.corpus import Corpus, catalogue
+from tilth.corpus.ingest import ingest
 from tilth.environment import commit, hardware, versions
 from tilth.errors import TilthError
 from tilth.index import find, sources
@@ -69,6 +71,7 @@ def code_digest(*methods: Configured) -> str:
 class _Runner:
     def __init__(self, recipe: Recipe, seed: int, out: Path, store: Path, progress: Progress, scale: str) -> None:
         self.recipe, self.seed, self.out, self.store, self.progress = recipe, seed, out, store, progress
+        self.rank = int(os.environ.get("RANK", "0"))
         self.corpora: dict[str, Corpus] = {}
         self.folders: dict[str, Path] = {}
         self.keys: dict[str, str] = {}
@@ -112,17 +115,20 @@ class _Runner:
         return Run(self.out, self.record, dict(self.folders))
 
     def save(self) -> None:
-        write_json(self.out / "run.json", self.record)
+        if self.rank == 0:
+            write_json(self.out / "run.json", self.record)
 
     def read(self, name: str, spec: DataSpec) -> None:
         """Bring an entry of `data:` to rest as a corpus in the store, once for equal content."""
         base = self.recipe.file.parent if self.recipe.file else None
         source = catalogue.resolve(spec.source, base=base)
-        code = digest([path.read_text(encoding="utf-8") for path in sorted(sources("tilth.corpus.ingestion"))])
+        code = digest([path.read_text(encoding="utf-8") for path in sorted(sources("tilth.corpus.ingest"))])
         content = catalogue.fingerprint(source.path)
         key = digest({"content": content, "columns": plain(spec.columns), "kind": spec.kind, "source": spec.source, "code": code})
         folder = self.store / f"data-{key}"
-        if not folder.exists():
+        if self.rank:
+            wait_for(folder)
+        elif not folder.exists():
             self.store.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{folder}.lock"):
                 if not folder.exists():
@@ -161,7 +167,12 @@ class _Runner:
         folder = self.store / f"{stage.name}-{key}"
         started = time.monotonic()
         cached = folder.exists()
-        if not cached:
+        if self.rank:
+            if cls.trains and not cached:
+                partial = wait_for(folder.with_name(folder.name + ".partial"))
+                stage.build().run(self.context(stage, partial, first=False))
+            wait_for(folder)
+        elif not cached:
             self.progress.say(f"{name}: {stage.name}")
             with FileLock(f"{folder}.lock"):
                 if not folder.exists():
@@ -173,14 +184,19 @@ class _Runner:
         seconds = round(time.monotonic() - started, 3)
         # `name` is this run's; the store's copy may have been made under another.
         self.record["stages"].append({**done, "name": name, "folder": str(folder), "cached": cached, "waited": seconds})
+        if self.rank == 0:
+            self.link(name, folder)
+            if cached:
+                self.progress.say(f"{name}: {stage.name}, done before")
+            self.save()
+
+    def link(self, name: str, folder: Path) -> None:
+        """out/name -> the stage's folder in the store."""
         link = self.out / name
         if link.is_symlink():
             link.unlink()
         if not link.exists():
             link.symlink_to(folder.absolute(), target_is_directory=True)
-        if cached:
-            self.progress.say(f"{name}: {stage.name}, done before")
-        self.save()
 
     def make(self, name: str, stage: Configured, key: str, folder: Path) -> None:
         partial = folder.with_name(folder.name + ".partial")
@@ -208,13 +224,15 @@ class _Runner:
         write_json(partial / "stage.json", done)
         partial.replace(folder)
 
-    def context(self, stage: Configured, folder: Path) -> Context:
+    def context(self, stage: Configured, folder: Path, *, first: bool = True) -> Context:
         inputs = {}
         for mark, target in references(stage):
             if target in self.folders and mark.gives in ("model", "tokenizer"):
                 made = self.folders[target]
                 inputs[target] = made / ("tokenizer" if (made / "tokenizer").exists() else "model")
-        return Context(folder, self.seed, inputs, dict(self.corpora), self.progress, self.store / "shared", dict(self.keys))
+        return Context(
+            folder, self.seed, inputs, dict(self.corpora), self.progress, self.store / "shared", dict(self.keys), first
+        )
 
 
 def context_of(run_folder: Path, stage: str) -> tuple[Configured, Context]:
@@ -254,6 +272,13 @@ def check_run(recipe: Recipe) -> None:
             stage.build().check()
         except TilthError as error:
             raise TilthError(error.what, where=error.where or f"stage '{name}'", hint=error.hint) from None
+
+
+def wait_for(folder: Path) -> Path:
+    """Another process of this run makes `folder`; torchrun ends this one if that fails."""
+    while not folder.exists():
+        time.sleep(0.05)
+    return folder
 
 
 def _elapsed(folder: Path) -> float:

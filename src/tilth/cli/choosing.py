@@ -26,7 +26,8 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
     Raises TilthError when there is no recipe for this kind of data.
     """
     from tilth.backbones.size import settings_of, suggest
-    from tilth.corpus import catalogue, detect
+    from tilth.corpus import catalogue
+    from tilth.corpus.detect import detect
     from tilth.recipe import Recipe
 
     source = catalogue.resolve(data["source"])

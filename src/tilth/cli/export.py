@@ -45,7 +45,8 @@ def embed_corpus(model: str, data: dict[str, Any], out: Path, batch_size: int, p
     """Embed every row of `data` and stream (id, embedding) into `out`; returns rows and width."""
     from tilth.backbones.features import embed
     from tilth.backbones.folder import load
-    from tilth.corpus import Corpus, ingest
+    from tilth.corpus import Corpus
+    from tilth.corpus.ingest import ingest
     from tilth.stages.tokenizer import text_columns
 
     text_model = load(model)

@@ -35,7 +35,7 @@ def pretrain(
     data: DataArgument,
     recipe: Annotated[
         str | None, typer.Option(help="A recipe with data called 'corpus'. [default: by the kind of data]", show_default=False)
-    ] = None,  # fmt: skip
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Time for training; picks the size of the model.", min=0.05)] = 5.0,
     set_: Set = None,
     seed: Seed = 0,
@@ -143,7 +143,7 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option("--data", metavar="NAME=DATA", help="Data a setting names; repeatable.", show_default=False),
-    ] = None,  # fmt: skip
+    ] = None,
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,10 +42,13 @@ def go(recipe: Recipe, *, out: Path | None, seed: int, quiet: bool, as_json: boo
     from tilth.run import execute
 
     folder = out or Path("runs") / recipe.name
+    first = os.environ.get("RANK", "0") == "0"  # of the processes torchrun started
     try:
-        done = execute(recipe, seed=seed, out=folder, progress=progress(quiet=quiet), scale=scale)
+        done = execute(recipe, seed=seed, out=folder, progress=progress(quiet=quiet or not first), scale=scale)
     finally:
-        page = _report(folder)
+        page = _report(folder) if first else None
+    if not first:
+        return done
     if as_json:
         print(json.dumps(done.record, indent=1, ensure_ascii=False))
     else:

@@ -21,6 +21,7 @@ class Pretrain(Stage):
     """
 
     gives = "model"
+    trains = True
 
     def __init__(
         self,
@@ -64,7 +65,8 @@ class Pretrain(Stage):
             training=self.training, budget=self.budget, folder=context.folder, seed=context.seed,
             evaluation=evaluation, progress=context.progress,
         )  # fmt: skip
-        save(text_model.model, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
+        if context.first:
+            save(text_model.model, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
         return {
             "loss": fitted.loss,
             "steps": float(fitted.steps),

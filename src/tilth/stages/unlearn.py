@@ -16,6 +16,7 @@ class Unlearn(Stage):
     """model: what to take it from; forget: what is to go; retain: what is to stay; method: how."""
 
     gives = "model"
+    trains = True
 
     def __init__(
         self,
@@ -41,5 +42,6 @@ class Unlearn(Stage):
         )  # fmt: skip
         removed = {"forgot": context.corpus(self.forget).fingerprint, "method": plain(self.method)}
         about = {**text_model.about, "history": [*text_model.about.get("history", []), removed]}
-        save(text_model.model, text_model.tokenizer, context.folder / "model", about)
+        if context.first:
+            save(text_model.model, text_model.tokenizer, context.folder / "model", about)
         return {key: float(value) for key, value in dataclasses.asdict(fitted).items() if key in ("loss", "steps", "seconds")}
