@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 
-
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("n", pa.int64()), ("tags", pa.list_(pa.string()))])
 
 

@@ -15,7 +15,6 @@ from tilth.corpus.readers import csv, folders, hub, jsonl, media, parquet, table
 from tilth.corpus.readers.base import Reader
 from tilth.corpus.skipped import SkipList
 from tilth.errors import TilthError
-from tilth.registry import use
 
 # Named here and not found by name, so that the cache key of what was read holds the code of every reader.
 READERS: dict[str, type[Reader]] = {
@@ -47,22 +46,30 @@ class Detected:
 
 def detect(path: str | Path) -> Detected:
     """What a file, folder or `hf:owner/name` holds. Raises TilthError when there is nothing that a reader knows."""
-    if str(path).startswith("hf:"):
-        return _with_columns("hub", path, "named on the Hub")
-    place = walk.present(path)
-    reader, why = _reader_of_folder(place) if place.is_dir() else _reader_of_file(place)
-    return _with_columns(reader, place, why)
-
-
-def _with_columns(name: str, path: str | Path, why: str) -> Detected:
-    reader: Reader = use("reader", name).build(path)
+    name, why = reader_of(path)
+    reader: Reader = READERS[name](path)
     if reader.gives != "table":
         return Detected(reader.gives, name, {}, why)
     head = reader.peek()
     if head is None:
-        raise TilthError("no row could be read", where=str(path), hint=f"It was read as {name}, because {why}.")
+        raise nothing(reader, str(path))
     mapped = map_columns(head, kind="auto", gives="table", given={}, place=str(path))
     return Detected(mapped.kind, name, mapped.columns, f"{why}; {mapped.why}")
+
+
+def reader_of(path: str | Path) -> tuple[str, str]:
+    """Name of the reader for a file, folder or `hf:owner/name`, and why that one. Raises TilthError when none fits."""
+    if str(path).startswith("hf:"):
+        return "hub", "it is named on the Hub"
+    place = walk.present(path)
+    return _reader_of_folder(place) if place.is_dir() else _reader_of_file(place)
+
+
+def nothing(reader: Reader, place: str) -> TilthError:
+    """The error for a source without a row, saying why there is none."""
+    skip = SkipList()
+    next(iter(reader.batches(skip)), None)
+    return TilthError("no row could be read", where=place, hint=skip.first() or "It is empty.")
 
 
 def family(name: str) -> str:

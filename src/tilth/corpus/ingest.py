@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tilth.context import Progress
 from tilth.corpus import catalogue
 from tilth.corpus.columns import KINDS, Mapped, fitted, map_columns
-from tilth.corpus.detect import detect
+from tilth.corpus.detect import nothing, reader_of
 from tilth.corpus.identity import SeenIds
 from tilth.corpus.readers.base import PLACE, Reader
 from tilth.corpus.skipped import SkipList, Skipped
@@ -68,12 +68,12 @@ def ingest(
     place = found.name or str(found.path)
     if found.kind == "files":
         raise TilthError("no reader makes rows of these files", where=place, hint=f"They are at {found.path}.")
-    chosen = reader or found.reader or use("reader", detect(found.path).reader)
+    chosen = reader or found.reader or use("reader", reader_of(found.path)[0])
     made: Reader = chosen.build(found.path)
     head = made.peek()
     skip = SkipList(None if "://" in str(uri) else Path(uri).parent / "skipped.jsonl", strict=strict)
     if head is None:
-        _nothing(made, place, skip)
+        raise nothing(made, place)
     wanted = found.kind if kind == "auto" and found.kind else kind
     mapped = map_columns(head, kind=wanted, gives=made.gives, given={**found.columns, **(columns or {})}, place=place)
     rows = Arranged(made, mapped, skip, progress)
@@ -110,7 +110,7 @@ class Arranged:
                 self.progress.update(self.count)
                 yield arranged
         if not self.count:  # here, so that no empty table is committed
-            raise TilthError("no row could be read", where=str(self.reader.path), hint=_first(self.skip) or "It is empty.")
+            raise TilthError("no row could be read", where=str(self.reader.path), hint=self.skip.first() or "It is empty.")
 
     def _arrange(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         batch = self._with_content(batch)
@@ -180,16 +180,3 @@ def _stored(name: str, kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind) and {f.name for f in kind} == {"bytes", "path"}:
         return pa.binary()
     return pa.string() if name in ("text", "question", "answer") else kind
-
-
-def _first(skip: SkipList) -> str:
-    lines = [f"{item.where}: {item.reason}" for item in skip.items[:3]]
-    return "First: " + "; ".join(lines) if lines else ""
-
-
-def _nothing(reader: Reader, place: str, skip: SkipList) -> None:
-    """Say why no row could be read."""
-    for _ in reader.batches(skip):
-        break
-    skip.close()
-    raise TilthError("no row could be read", where=place, hint=_first(skip) or "It is empty.")

@@ -53,6 +53,11 @@ class SkipList:
                 self._file = self.path.open("w", encoding="utf-8", errors="backslashreplace")
             self._file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
 
+    def first(self) -> str:
+        """The first few items in words; '' when there are none."""
+        lines = [f"{item.where}: {item.reason}" for item in self.items[:3]]
+        return "First: " + "; ".join(lines) if lines else ""
+
     def close(self) -> None:
         if self._file is not None:
             self._file.close()

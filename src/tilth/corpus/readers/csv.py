@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from tilth.corpus.decode import decode, line_blocks, open_bytes
+from tilth.corpus.decode import LINE_LIMIT, decode, line_blocks, open_bytes
 from tilth.corpus.readers.base import PLACE, places
 from tilth.corpus.readers.tables import Tables
 from tilth.corpus.skipped import SkipList
@@ -65,35 +67,53 @@ class CSV(Tables):
             yield pa.RecordBatch.from_arrays([place, *columns], [PLACE, *cells.schema.names])
 
     def _cells(self, path: Path, name: str, skip: SkipList) -> Iterator[pa.RecordBatch]:
-        """Rows of text cells."""
-        noted = lambda line, reason, kept: skip(f"{name}:{line}", reason, kept=kept)
+        """Rows of text cells. A row longer than a block makes the file be read again from its start in larger blocks."""
         try:
             with open_bytes(path) as stream:
                 first = self._first_line(stream.read(1 << 20))
             if first is None:
                 skip(name, "an empty file" if not path.stat().st_size else "binary, not text")
                 return
-            delimiter, names = first
-            with open_bytes(path) as stream:
-                source = pa.PythonFile(Blocks(block for _, block in line_blocks(stream, self.block_bytes, noted)), mode="r")
-                yield from pa.csv.open_csv(
-                    source,
-                    read_options=pa.csv.ReadOptions(
-                        use_threads=False, block_size=self.block_bytes, column_names=names, skip_rows=int(self.header)
-                    ),
-                    parse_options=pa.csv.ParseOptions(
-                        delimiter=delimiter,
-                        newlines_in_values=True,
-                        invalid_row_handler=ragged(name, skip),
-                        ignore_empty_lines=True,
-                    ),
-                    convert_options=pa.csv.ConvertOptions(
-                        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=False
-                    ),
-                )
-        except (pa.ArrowInvalid, OSError, EOFError) as error:
+            done, listed = 0, Once(skip)
+            for block_bytes in (self.block_bytes, self.block_bytes * 8, max(self.block_bytes * 64, LINE_LIMIT)):
+                seen = 0
+                try:
+                    for batch in self._blocks(path, name, *first, block_bytes, listed):
+                        fresh = batch.slice(max(0, done - seen))
+                        seen += batch.num_rows
+                        if fresh.num_rows:
+                            done += fresh.num_rows
+                            yield fresh
+                    return
+                except pa.ArrowInvalid as error:
+                    if "straddl" not in str(error) or block_bytes >= LINE_LIMIT:
+                        raise
+                    listed.again()
+        except (pa.ArrowInvalid, OSError, EOFError, zlib.error) as error:
             if "Empty CSV file" not in str(error):
                 skip(name, f"the rest of the file cannot be read as CSV: {str(error).splitlines()[0]}")
+
+    def _blocks(
+        self, path: Path, name: str, delimiter: str, names: list[str], block_bytes: int, listed: Once
+    ) -> Iterator[pa.RecordBatch]:
+        noted = lambda line, reason, kept: listed("lines", f"{name}:{line}", reason, kept)
+        with open_bytes(path) as stream:
+            source = pa.PythonFile(Blocks(block for _, block in line_blocks(stream, block_bytes, noted)), mode="r")
+            yield from pa.csv.open_csv(
+                source,
+                read_options=pa.csv.ReadOptions(
+                    use_threads=False, block_size=block_bytes, column_names=names, skip_rows=int(self.header)
+                ),
+                parse_options=pa.csv.ParseOptions(
+                    delimiter=delimiter,
+                    newlines_in_values=True,
+                    invalid_row_handler=ragged(name, listed),
+                    ignore_empty_lines=True,
+                ),
+                convert_options=pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False, check_utf8=False
+                ),
+            )
 
     def _first_line(self, head: bytes) -> tuple[str, list[str]] | None:
         """Delimiter and column names; None for a file without text."""
@@ -123,22 +143,50 @@ class Blocks(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.rest:
-            block = next(self.blocks, None)
-            if block is None:
-                return 0
-            self.rest = memoryview(block)
-        count = min(len(buffer), len(self.rest))
-        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
-        return count
+        """Fills the buffer while there is anything: the parser takes a short read for a block of its own."""
+        filled = 0
+        while filled < len(buffer):
+            if not self.rest:
+                block = next(self.blocks, None)
+                if block is None:
+                    break
+                self.rest = memoryview(block)
+            count = min(len(buffer) - filled, len(self.rest))
+            buffer[filled : filled + count], self.rest = self.rest[:count], self.rest[count:]
+            filled += count
+        return filled
 
 
-def ragged(name: str, skip: SkipList) -> Callable[[Any], str]:
+class Once:
+    """A list of what is skipped that survives reading the file again: what it was told before it does not pass on twice."""
+
+    def __init__(self, skip: SkipList) -> None:
+        self.skip = skip
+        self.told: Counter[str] = Counter()
+        self.heard: Counter[str] = Counter()
+
+    def __call__(self, channel: str, where: str, reason: str, kept: bool) -> None:
+        self.heard[channel] += 1
+        if self.heard[channel] > self.told[channel]:
+            self.told[channel] += 1
+            self.skip(where, reason, kept=kept)
+
+    def again(self) -> None:
+        """The file is read from its start."""
+        self.heard.clear()
+
+
+def ragged(name: str, listed: Once) -> Callable[[Any], str]:
     """Lists a row with the wrong number of cells."""
 
     def handle(row: Any) -> str:
         place = f"{name}:{row.number}" if row.number is not None else name
-        skip(place, f"a row of {row.actual_columns} cells where {row.expected_columns} are expected: {row.text[:80]}")
+        listed(
+            "rows",
+            place,
+            f"a row of {row.actual_columns} cells where {row.expected_columns} are expected: {row.text[:80]}",
+            False,
+        )
         return "skip"
 
     return handle

@@ -17,7 +17,7 @@ from tilth.registry import PositiveInt, method
 
 @method("reader", "parquet")
 class Parquet(Tables):
-    """Parquet files. Files that are not Parquet, or break off, are listed; of the latter the rows before are kept."""
+    """Parquet files. Files that are not Parquet are listed, and row groups that are damaged; the rest is kept."""
 
     suffixes = (".parquet", ".pq")
 
@@ -32,15 +32,22 @@ class Parquet(Tables):
             return None  # file_batches lists it
 
     def file_batches(self, path: Path, name: str, schema: pa.Schema, skip: SkipList) -> Iterator[pa.RecordBatch]:
-        row = 0
         try:
             if not path.stat().st_size:
                 skip(name, "an empty file")
                 return
-            with pq.ParquetFile(path, pre_buffer=False) as file:
-                for batch in file.iter_batches(self.batch_rows, use_threads=False):
-                    place = places(name, "#", range(row, row + batch.num_rows))
-                    row += batch.num_rows
-                    yield fit(pa.RecordBatch.from_arrays([place, *batch.columns], [PLACE, *batch.schema.names]), schema)
+            file = pq.ParquetFile(path, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
-            skip(f"{name}#{row}" if row else name, f"cannot be read as Parquet: {str(error).splitlines()[0]}")
+            skip(name, f"cannot be read as Parquet: {str(error).splitlines()[0]}")
+            return
+        with file:
+            end = 0
+            for group in range(file.metadata.num_row_groups):
+                row, end = end, end + file.metadata.row_group(group).num_rows
+                try:
+                    for batch in file.iter_batches(self.batch_rows, row_groups=[group], use_threads=False):
+                        place = places(name, "#", range(row, row + batch.num_rows))
+                        row += batch.num_rows
+                        yield fit(pa.RecordBatch.from_arrays([place, *batch.columns], [PLACE, *batch.schema.names]), schema)
+                except (pa.ArrowException, OSError) as error:
+                    skip(f"{name}#{row}", f"rows {row} to {end - 1} cannot be read: {str(error).splitlines()[0]}")

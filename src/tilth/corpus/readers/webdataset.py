@@ -11,6 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,6 +66,14 @@ class WebDataset(Reader):
     def batches(self, skip: SkipList) -> Iterator[pa.RecordBatch]:
         schema = self.schema()
         return gather((row for path, name in self.archives(skip) for row in self._rows(path, name, schema, skip)), schema)
+
+    def peek(self) -> pa.RecordBatch | None:
+        """The first examples with their own columns: no pass over the archives."""
+        quiet = SkipList()
+        first = list(islice((e for path, name in self.archives(quiet) for e in examples(path, name, quiet, media=True)), 32))
+        columns = storable(merged_schema(example.schema() for example in first))
+        rows = [{c: shaped(value, columns.field(c).type) for c, (_, value) in example.columns.items()} for example in first]
+        return pa.RecordBatch.from_pylist(rows, columns) if len(columns) else None
 
     @staticmethod
     def _rows(path: Path, name: str, schema: pa.Schema, skip: SkipList) -> Iterator[dict[str, Any]]:
