@@ -10,6 +10,13 @@ def ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
+def padded(values: np.ndarray, lengths: NDArray[np.int64], width: int, fill: int) -> NDArray[np.int32]:
+    """Sequences laid end to end as rows of (len(lengths), width), filled up on the right; width >= every length."""
+    rows = np.full((len(lengths), width), fill, dtype=np.int32)
+    rows[np.arange(width) < lengths[:, None]] = values
+    return rows
+
+
 def offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each sequence begins, and after the last where it ends: (len + 1)."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
