@@ -80,7 +80,8 @@ def draw(
     if not clean:
         return None
     log = log and all((points[:, 1] > 0).all() for points in clean.values())
-    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": title + repr(sorted(clean))}):
+    described = f"{title}. " + " ".join(_described(name, points, x) for name, points in clean.items())
+    with warnings.catch_warnings(), mpl.rc_context({**_STYLE, "svg.hashsalt": described}):
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has its own fonts
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         figure.patch.set_alpha(0)
@@ -102,8 +103,9 @@ def draw(
         else:
             axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=all((points[:, 0] % 1 == 0).all() for points in clean.values())))
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        for axis, column in ((axes.xaxis, 0), (axes.yaxis, 1)):
+            tiny = 0 < max(np.abs(points[:, column]).max() for points in clean.values()) < 0.01
+            axis.set_major_formatter(FuncFormatter(lambda value, _, tiny=tiny: short_number(value, tiny=tiny)))
         axes.set_xlabel(_label(x))
         axes.set_ylabel(_label(y))
         axes.margins(x=0.02)
@@ -111,7 +113,6 @@ def draw(
         FigureCanvasSVG(figure).print_svg(buffer)
     legend = [(name, index % _COLOURS + 1, index >= _COLOURS) for index, name in enumerate(clean)]
     note = f"{plural(left_out, 'point')} left out: not a number." if left_out else ""
-    described = f"{title}. " + " ".join(_described(name, points, x) for name, points in clean.items())
     return Curves(title, _inlined(buffer.getvalue(), described), legend, described, note)
 
 

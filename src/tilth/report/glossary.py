@@ -43,7 +43,6 @@ _KNOWN: dict[str, tuple[str, Good]] = {
     "f1": ("Harmonic mean of precision and recall.", "higher"),
     "exact_match": ("Share of answers that are the reference word for word.", "higher"),
     "rouge": ("Share of the reference answer's words found, in order, in what the model says (ROUGE-L recall).", "higher"),
-    "rouge_l": ("Share of the reference answer's words found, in order, in what the model says (ROUGE-L recall).", "higher"),
     "model_utility": (
         "Harmonic mean of probability, ROUGE-L and truth ratio on what should be kept; one zero makes it zero.",
         "higher",
@@ -52,14 +51,9 @@ _KNOWN: dict[str, tuple[str, Good]] = {
         "p-value of a Kolmogorov–Smirnov test: can the model's truth ratios be told from the gold model's?",
         "higher",
     ),
-    "forget_quality_log10": ("Base-10 logarithm of forget quality; above −1.3 the two models cannot be told apart.", "higher"),
     "log10_forget_quality": ("Base-10 logarithm of forget quality; above −1.3 the two models cannot be told apart.", "higher"),
-    "forget_probability": ("Length-normalised probability of the answers that were to be forgotten.", "gold"),
-    "forget_rouge": ("ROUGE-L recall of generated answers on what was to be forgotten.", "gold"),
-    "forget_truth_ratio": ("How alike wrong and right answers look on the forget set: 1 when they cannot be told apart.", "gold"),
-    "retain_probability": ("Length-normalised probability of the answers that were to be kept.", "higher"),
-    "retain_rouge": ("ROUGE-L recall of generated answers on what was to be kept.", "higher"),
-    "retain_truth_ratio": ("How much likelier right answers are than wrong ones on what was to be kept.", "higher"),
+    "exact_memorisation": ("Share of the answer's tokens that are the model's first choice, given those before.", "lower"),
+    "extraction_strength": ("How small a part of the answer is enough for the model to say the rest.", "lower"),
     "loss_auc": ("Membership inference by loss: how well an attacker tells forgotten rows from rows never seen.", "half"),
     "min_k_auc": ("Membership inference by the least likely tokens (Min-K %).", "half"),
     "min_k_plus_plus_auc": ("Membership inference by the least likely tokens, normalised (Min-K %++).", "half"),
@@ -77,7 +71,28 @@ _KNOWN: dict[str, tuple[str, Good]] = {
 }
 
 
+# Of each set of an unlearning audit: meaning on the forget set (to match the gold model), meaning on what is kept.
+_OF_SETS: dict[str, tuple[str, str]] = {
+    "probability": ("Length-normalised probability of the answers that were to be forgotten.", "Length-normalised probability of right answers."),
+    "rouge": ("Share of the forgotten answers' words that the model still says, in order (ROUGE-L recall).", "Share of the right answers' words that the model says, in order (ROUGE-L recall)."),
+    "rouge_f1": ("The same as F1, which punishes long answers.", "The same as F1, which punishes long answers."),
+    "truth_ratio": ("How alike right and wrong answers look on the forget set; 1 when they cannot be told apart.", "How much likelier right answers are than wrong ones; 1 at best, 0 when they are not."),
+}  # fmt: skip
+_SETS = ("forget", "retain", "real_authors", "world_facts")
+
+FIRST = ("forget_quality", "model_utility", "forget_probability", "retain_probability", "forget_rouge", "retain_rouge")
+"""Metrics that an audit shows before the others."""
+
+
 def gloss(metric: str) -> Gloss:
     """The gloss of a metric by its name, without regard to the stage."""
+    for of_set in _SETS:
+        kind = metric.removeprefix(of_set + "_")
+        if kind != metric and kind in _OF_SETS:
+            forgotten, kept = _OF_SETS[kind]
+            return Gloss(words(metric), forgotten, "gold") if of_set == "forget" else Gloss(words(metric), kept, "higher")
+        if kind != metric and metric not in _KNOWN:
+            meaning, good = _KNOWN.get(kind, ("", ""))
+            return Gloss(words(metric), meaning, good)
     meaning, good = _KNOWN.get(metric, ("", ""))
     return Gloss(words(metric), meaning, good)

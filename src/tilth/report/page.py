@@ -16,9 +16,11 @@ from markupsafe import Markup
 from tilth.report import sections
 from tilth.report.glossary import ARROWS
 from tilth.report.reading import Reader, is_number, seconds
-from tilth.report.words import done, duration, number, plural, safe, short_number, words
+from tilth.report.words import done, duration, number, plural, safe, short, short_number, words
 
 _FOLDED = 320  # characters: longer texts are folded
+_FACTS = ("tilth", "seed", "scale", "started", "commit", "file")
+_ABOUT_DATA = ("name", "rows", "source", "where", "licence", "fingerprint")
 _SHOWN = 20_000  # characters: of longer texts the rest is left out, and said so
 
 
@@ -38,20 +40,24 @@ def render(reader: Reader) -> str:
     given = {stage.name: reader.lines(stage, "exhibits.jsonl") for stage in stages}
     curation = sections.curation(reader, stages, given)
     curated = {one.stage.name: one for one in curation}
-    exhibits = [
-        sections.exhibit(reader, stage, exhibit)
-        for stage in stages
-        for exhibit in given[stage.name]
-        if not (sections.is_step_table(exhibit) and stage.name in curated)
-        and not (sections.repeats_removed(exhibit) and stage.name in curated and curated[stage.name].removed)
-    ]
+    answers = sections.answers(reader, stages)
+    exhibits: dict[str, list[sections.Exhibit]] = {}
+    for stage in stages:
+        for exhibit in given[stage.name]:
+            if stage.name in curated and sections.is_step_table(exhibit):
+                continue
+            if stage.name in curated and curated[stage.name].removed and sections.repeats_removed(exhibit):
+                continue
+            shown = sections.exhibit(reader, stage, exhibit)
+            if shown:
+                exhibits.setdefault(stage.name, []).append(shown)
     rows = sum(int(entry["rows"]) for entry in _sources(reader))
     tree = reader.mapping("tree")
     return _environment().get_template("report.html.j2").render(
         title=str(record.get("recipe") or "run"),
         summary=str(record.get("summary") or ""),
         done=done(stages, rows),
-        record=record,
+        **{name: str(record.get(name, "")) if record.get(name) is not None else "" for name in _FACTS},
         status=_status(record),
         failed=_failed(reader),
         total=seconds(record.get("seconds")),
@@ -60,15 +66,15 @@ def render(reader: Reader) -> str:
         headlines=sections.headlines(stages),
         curation=curation,
         training=sections.training(reader, stages),
-        answers=sections.answers(reader, stages),
+        answers=answers,
+        answered={name for questions in answers.values() for one in questions for name, _, _ in one.said},
         audits=sections.audits(stages),
-        exhibits=[exhibit for exhibit in exhibits if exhibit],
+        exhibits=exhibits,
         arrows=ARROWS,
-        data=reader.entries("data"),
+        data=[{**dict.fromkeys(_ABOUT_DATA), **entry} for entry in reader.entries("data")],
         hardware=_hardware(reader.mapping("hardware")),
         versions=reader.mapping("versions"),
         recipe=_yaml(tree) if tree else "",
-        recipe_file=record.get("file"),
         problems=reader.problems,
     )  # fmt: skip
 
@@ -82,7 +88,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: value if isinstance(value, Markup) else safe(value),
     )
-    environment.filters |= {"number": number, "short_number": short_number, "duration": duration, "words": words, "yaml": _yaml}
+    environment.filters |= {
+        "number": number,
+        "short_number": short_number,
+        "duration": duration,
+        "words": words,
+        "short": short,
+        "yaml": _yaml,
+    }
     environment.globals |= {"plural": plural, "is_number": is_number, "FOLDED": _FOLDED, "SHOWN": _SHOWN}
     return environment
 

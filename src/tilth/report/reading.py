@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +166,23 @@ def removed_rows(reader: Reader, stage: Stage, *, reasons: int = 8, each: int = 
         examples[key] = (examples.get(key, []) + samples.get((step, phrase), []))[:each]
     common = merged.most_common()
     listed = [(step, phrase, rows) for (step, phrase), rows in common]
-    return Removed(merged.total(), listed, [one for key, _ in common[:reasons] for one in examples[key]])
+    by_turns = [examples[key][turn] for turn in range(each) for key, _ in common[:reasons] if turn < len(examples[key])]
+    return Removed(merged.total(), listed, by_turns)
 
 
 def _kind_of_reason(reason: Any, step: Any) -> tuple[str, str]:
-    """('exact_dedup: same text as lib/os.py', 'exact_dedup') -> ('exact_dedup', 'same text as')."""
+    """('exact_dedup: same text as lib/os.py', 'exact_dedup') -> ('exact_dedup', 'same text as …')."""
     before, colon, after = str(reason).partition(":")
     step = before if step is None and colon else str(step or "")
     phrase = after if colon and before == step else str(reason)
-    words = list(takewhile(lambda word: word.strip(",;()").replace("-", "").isalpha(), phrase.split()))
-    return step, " ".join(words) or "other"
+    said = phrase.split()
+    after_numbers = list(dropwhile(lambda word: not _is_word(word), said))
+    common = list(takewhile(_is_word, after_numbers))
+    return step, " ".join(common).rstrip(",;") + (" …" if common and len(common) < len(said) else "") or "other"
+
+
+def _is_word(token: str) -> bool:
+    return token.strip(",;()").replace("-", "").isalpha()
 
 
 def _content(row: Mapping[str, Any]) -> str:

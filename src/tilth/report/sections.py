@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tilth.report.figures import Curves, draw
-from tilth.report.glossary import ARROWS, Gloss, gloss
+from tilth.report.glossary import ARROWS, FIRST, Gloss, gloss
 from tilth.report.reading import Reader, Removed, Stage, is_number, removed_rows
 from tilth.report.words import words
 
@@ -97,7 +97,7 @@ def training(reader: Reader, stages: Sequence[Stage]) -> list[Trained]:
     found = []
     for stage in stages:
         series = logged(reader.lines(stage, "log.jsonl"))
-        losses = {name: points for name, points in series.items() if name == "training" or name.startswith("held out")}
+        losses = {name: points for name, points in series.items() if name in ("training", "held out")}
         curves = [draw("Loss", losses, x="step", smooth="training")]
         parts = {name: points for name, points in series.items() if name.startswith("part: ")}
         if len(parts) > 1 or (parts and any(_differs(points, series.get("training", [])) for points in parts.values())):
@@ -125,7 +125,7 @@ def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
             flat.update({f"part: {words(key)}": value for key, value in parts.items()})
         for key, value in flat.items():
             if is_number(value) and is_number(step):
-                name = "training" if key == "loss" else words(key) if key.startswith("held_out") else key
+                name = {"loss": "training", "held_out_loss": "held out"}.get(key, key)
                 series.setdefault(name, []).append([float(step), float(value)])
     return series
 
@@ -165,6 +165,7 @@ def audits(stages: Sequence[Stage]) -> list[Audit]:
     tables = []
     for benchmark, members in groups.items():
         names = list(dict.fromkeys(name for stage in members for name in stage.metrics))
+        names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
         rows = [(stage, str(stage.settings.get("model", "")), [stage.metrics.get(name) for name in names]) for stage in members]
         tables.append(Audit(benchmark, [gloss(name) for name in names], rows))
     return tables
@@ -240,14 +241,52 @@ def exhibit(reader: Reader, stage: Stage, given: Mapping[str, Any]) -> Exhibit |
     return None
 
 
-def headlines(stages: Sequence[Stage]) -> list[tuple[str, float, str]]:
-    """(metric, value, stage): at most six figures that say most about the run, one per metric, later stages first."""
-    wanted = ("parameters", "tokens", "perplexity", "accuracy", "exact_match", "forget_probability", "retain_probability", "model_utility", "kept", "removed")  # fmt: skip
-    found = {name: (name, stage.metrics[name], stage.name) for name in wanted for stage in stages if name in stage.metrics}
-    trained = [stage for stage in stages if "tokens" in stage.metrics]
-    if trained:
-        found["tokens"] = ("tokens", sum(stage.metrics["tokens"] for stage in trained), "seen in training")
-    return list(found.values())[:6]
+@dataclass(frozen=True)
+class Headline:
+    """A figure worth a tile. value: after `before`, where it was changed on purpose; where: which stage or stages."""
+
+    name: str
+    value: float
+    where: str
+    before: float | None = None
+
+
+def headlines(stages: Sequence[Stage]) -> list[Headline]:
+    """At most six figures that say most about the run."""
+    found = [_of_stages(stages, name, where) for name, where in (("kept", "rows kept"), ("tokens", "tokens learnt from"))]
+    measured = ("parameters", "perplexity", "accuracy", "exact_match")
+    found += [_last(stages, name) for name in measured]
+    found += [_changed(stages, name) for name in ("forget_probability", "retain_probability", "model_utility")]
+    return [headline for headline in found if headline][:6]
+
+
+def _of_stages(stages: Sequence[Stage], metric: str, name: str) -> Headline | None:
+    """A metric summed over the stages that have it (rows kept: of the last)."""
+    having = [stage for stage in stages if metric in stage.metrics]
+    if not having:
+        return None
+    if metric == "kept":
+        last = having[-1].metrics
+        return Headline(name, last["kept"], having[-1].name, last.get("rows"))
+    where = having[0].name if len(having) == 1 else f"in {len(having)} stages"
+    return Headline(name, sum(stage.metrics[metric] for stage in having), where)
+
+
+def _last(stages: Sequence[Stage], metric: str) -> Headline | None:
+    having = [stage for stage in stages if metric in stage.metrics]
+    return Headline(metric, having[-1].metrics[metric], having[-1].name) if having else None
+
+
+def _changed(stages: Sequence[Stage], metric: str) -> Headline | None:
+    """What unlearning changed: of the first unlearnt model that is measured like the model it was made from."""
+    measured = {str(stage.settings.get("model")): stage for stage in stages if metric in stage.metrics}
+    for stage in stages:
+        origin = str(stage.settings.get("model"))
+        if stage.kind == "unlearn" and stage.name in measured and origin in measured:
+            before, after = measured[origin], measured[stage.name]
+            if benchmark_of(before) == benchmark_of(after):
+                return Headline(metric, after.metrics[metric], f"{origin} → {stage.name}", before.metrics[metric])
+    return _last(stages, metric) if len(measured) == 1 else None
 
 
 def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:

@@ -50,24 +50,25 @@ def number(value: Any) -> Markup:
         return Markup("{}{} × 10<sup>{}</sup>").format(sign, mantissa, f"{int(exponent)}".replace("-", "−"))
     if float(value).is_integer() or size >= 1000:
         return Markup(f"{sign}{size:,.0f}")
-    return Markup(sign + _significant(size))
+    return Markup(f"{sign}{size:.{_decimals(size)}f}")
 
 
-def short_number(value: float) -> str:
-    """A number in few characters, for headlines and axes: 3.2M, 12.5k, 0.61, 4e-25."""
+def short_number(value: float, *, tiny: bool = False) -> str:
+    """A number in few characters, for headlines and axes: 3.2M, 12.5k, 0.61, 4e-25; tiny: 0.002 as 2e-3, too."""
     size, sign = abs(value), "−" if value < 0 else ""
     for unit, suffix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if 0.9995 * unit <= size < 1e15:
             return f"{sign}{size / unit:.3g}{suffix}"
-    if size and not 1e-3 <= size < 1e15:
+    if size and not (1e-2 if tiny else 1e-3) <= size < 1e15:
         return f"{sign}{size:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e-", "e−").replace("e+", "e")
     return f"{sign}{size:.3g}" if math.isfinite(size) else str(number(value))
 
 
-def _significant(size: float) -> str:
-    """Three significant digits without an exponent, 1e-3 <= size < 1000."""
-    rounded = float(f"{size:.3g}")
-    return f"{rounded:.{max(0, 2 - math.floor(math.log10(rounded)))}f}"
+def _decimals(size: float) -> int:
+    """Decimals of a number below 1000, such that numbers of like size stand under each other."""
+    return next(
+        decimals for bound, decimals in ((0.00995, 4), (0.9995, 3), (9.995, 2), (99.95, 1), (math.inf, 0)) if size < bound
+    )
 
 
 def duration(value: float) -> str:
@@ -104,6 +105,12 @@ def done(stages: Sequence[Stage], rows: int) -> str:
     return listed(parts)
 
 
-def words(name: str) -> str:
-    """A metric's or stage's name for people: 'tokens_per_second' -> 'tokens per second'."""
-    return name.replace("_", " ")
+def words(name: Any) -> str:
+    """A metric's or step's name for people: 'tokens_per_second' -> 'tokens per second'."""
+    return short(str(name).replace("_", " "))
+
+
+def short(value: Any, most: int = 120) -> str:
+    """A name or title on one line, cut where it is no longer one."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else text[: most - 1] + "…"
