@@ -52,7 +52,7 @@ def test_evidence_of_the_current_project_comes_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"verdict": "splendid"}'])
 def test_a_file_that_is_not_evidence_is_named(tmp_path, content):
     (tmp_path / "33-npo.json").write_text(content)
-    with pytest.raises(TilthError, match="33-npo.json"):
+    with pytest.raises(TilthError, match=r"33-npo\.json"):
         systems(tmp_path)
 
 
