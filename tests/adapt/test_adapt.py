@@ -16,7 +16,10 @@ from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.training.settings import Budget, Training
 
-ANIMALS, TOOLS = "cat dog cow hen fox owl ape bee".split(), "saw axe pen hoe rod jug fan key".split()
+ANIMALS, TOOLS = (
+    ["cat", "dog", "cow", "hen", "fox", "owl", "ape", "bee"],
+    ["saw", "axe", "pen", "hoe", "rod", "jug", "fan", "key"],
+)
 TRAINING = Training(lr=3e-3, batch_size=8, compile=False)
 
 
