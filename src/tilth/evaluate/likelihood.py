@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,6 +133,11 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def context_length(model: Any) -> int:
+    """The most tokens `model` can see; 2048 where its configuration does not say."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 2048)
 
 
 def _statistics(logits: Tensor, targets: Tensor, moments: bool) -> Tensor:

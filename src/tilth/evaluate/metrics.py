@@ -149,7 +149,7 @@ def privleak(auc: float, gold_auc: float) -> float:
     return 100 * (gold_auc - auc) / max(1 - gold_auc, 1e-10)
 
 
-def area_between(steps: Sequence[float], curve: Sequence[float], other: Sequence[float]) -> float:
+def area_between(steps: Sequence[float], curve: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:
     """Signed area between two curves over `steps`, by trapezia, divided by the span of steps: a mean difference."""
     if len(steps) < 2:
         return float(curve[0] - other[0])

@@ -21,8 +21,7 @@ from tilth.batches.text.encoding import digest
 from tilth.context import Context
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
-from tilth.evaluate.generate import context_length
-from tilth.evaluate.likelihood import Sequences, TokenStatistics, token_statistics
+from tilth.evaluate.likelihood import Sequences, TokenStatistics, context_length, token_statistics
 from tilth.registry import plain
 
 
@@ -109,3 +108,23 @@ def kept_of_gold(
 
     folder = context.cache(f"gold-{name}", key, make)
     return {path.stem: np.load(path) for path in folder.glob("*.npy")}
+
+
+def exhibit_answers(
+    title: str,
+    questions: Sequence[str],
+    right: Sequence[str],
+    made: Sequence[str],
+    before: Callable[[list[str]], list[str]] | None,
+    show: int,
+    context: Context,
+) -> None:
+    """`show` questions, evenly spread, with the right answer and the model's; before: answers of an earlier model to show too."""
+    if not show:
+        return
+    rows = np.linspace(0, len(made) - 1, min(show, len(made))).astype(int).tolist()
+    cells = {"question": [questions[row] for row in rows], "right answer": [right[row] for row in rows]}
+    if before is not None:
+        cells["before"] = before(cells["question"])
+    cells["now" if before is not None else "the model's answer"] = [made[row] for row in rows]
+    context.exhibit("examples", title, columns=list(cells), rows=[list(row) for row in zip(*cells.values(), strict=True)])

@@ -23,7 +23,7 @@ from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.evaluate import metrics
 from tilth.evaluate.generate import generate
-from tilth.evaluate.questions import kept_of_gold, read_rows, score_answers, template_of, without_end
+from tilth.evaluate.questions import exhibit_answers, kept_of_gold, read_rows, score_answers, template_of, without_end
 from tilth.registry import NonNegativeInt, PositiveInt
 
 _TRAINED = ("forget", "retain")  # sets whose truth ratio starts from the paraphrase
@@ -167,7 +167,15 @@ class Tofu(Benchmark):
         if gold is not None:
             ratio = metrics.forget_truth_ratio(gold.log_ratio("forget", self.wrong_mean))
             lines.insert(
-                1, ["forget, by the gold model", len(rows["forget"]["id"]), gold.probability("forget").mean(), None, None, ratio]
+                1,
+                [
+                    "forget, by the gold model",
+                    len(rows["forget"]["id"]),
+                    float(gold.probability("forget").mean()),
+                    None,
+                    None,
+                    ratio,
+                ],
             )
         context.exhibit(
             "table",
@@ -196,22 +204,14 @@ class Tofu(Benchmark):
                 f"Model utility is the harmonic mean of {given} numbers instead of nine: no {' and no '.join(absent)} were given."
             )
             context.exhibit("note", "Utility over fewer sets", text=text)
-        for name in _TRAINED:
-            self.exhibit_answers(name, rows[name], made[name], context)
 
-    def exhibit_answers(self, name: str, rows: dict[str, list[Any]], made: list[str], context: Context) -> None:
-        """The first questions of a set with the right answer and the models'."""
-        if not self.show:
-            return
-        shown = np.linspace(0, len(made) - 1, min(self.show, len(made))).astype(int).tolist()
-        columns = [("question", rows["question"]), ("right answer", rows["answer"])]
-        cells = {title: [values[row] for row in shown] for title, values in columns}
-        if self.before is not None:
-            cells["before"] = self.answers(load(context.model(self.before)), cells["question"], context)
-        cells["now" if self.before is not None else "the model's answer"] = [made[row] for row in shown]
-        context.exhibit(
-            "examples", f"Answers: {name} set", columns=list(cells), rows=[list(row) for row in zip(*cells.values(), strict=True)]
-        )
+        def earlier(questions: list[str]) -> list[str]:
+            return self.answers(load(context.model(str(self.before))), questions, context)
+
+        for name in _TRAINED:
+            questions, right = rows[name]["question"], rows[name]["answer"]
+            before = earlier if self.before is not None else None
+            exhibit_answers(f"Answers: {name} set", questions, right, made[name], before, self.show, context)
 
     def details(
         self, name: str, rows: dict[str, list[Any]], scored: SetScores, made: list[str], rouge: tuple[np.ndarray, np.ndarray]
