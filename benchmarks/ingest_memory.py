@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+
+from tilth.environment import commit, hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
 _CHILD = """
@@ -86,9 +86,9 @@ def main() -> None:
         "runs": runs,
         "slope_mb_per_gb": slope,
         "peak_mb_at_5_gb_by_the_slope": runs[-1]["peak_mb"] + max(slope or 0, 0) * (5 - runs[-1]["gb"]),
-        "hardware": {"machine": platform.machine(), "system": platform.system()},
-        "versions": {"python": platform.python_version()},
-        "measured": time.strftime("%Y-%m-%d"),
+        "hardware": hardware(),
+        "versions": versions(),
+        "commit": commit(),
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

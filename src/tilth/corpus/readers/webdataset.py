@@ -119,10 +119,25 @@ def examples(path: Path, name: str, skip: SkipList, *, media: bool) -> Iterator[
                         yield example
                     example = Example(key)
                 add(example, ending.lower(), tar, member, place, skip, media=media)
+            check_end(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        skip(name, f"an empty file or not a tar: {error}" if example is None else f"breaks off after {example.place}: {error}")
+        skip(
+            name,
+            f"an empty file or not a whole tar: {error}" if example is None else f"breaks off after {example.place}: {error}",
+        )
     if example is not None:
         yield example
+
+
+def check_end(tar: tarfile.TarFile) -> None:
+    """Raises ReadError unless the archive ends as one does; `tarfile` takes any damaged header after the first for its end."""
+    file: Any = tar.fileobj
+    file.seek(tar.offset)  # type: ignore[attr-defined]
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("the mark of its end is missing")
+    if block.strip(b"\0"):
+        raise tarfile.ReadError("a damaged header, and what follows it is not read")
 
 
 def unfit(member: tarfile.TarInfo) -> str:
