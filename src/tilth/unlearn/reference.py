@@ -18,6 +18,7 @@ from torch import nn
 from tilth.backbones.fingerprint import fingerprint
 from tilth.context import Context
 from tilth.contracts import Batch, Examples, Noise
+from tilth.training.parallel import world
 from tilth.unlearn import likelihood
 from tilth.unlearn.likelihood import IGNORED, answer_log_probability, log_distribution
 from tilth.unlearn.pairs import Ragged
@@ -106,12 +107,8 @@ def _told(examples: Examples, context: Context) -> Iterator[Batch]:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """The model in eval mode, without gradient, on the fastest device there is; gives the device."""
-    device = (
-        torch.device(torch.accelerator.current_accelerator() or "cpu")
-        if torch.accelerator.is_available()
-        else torch.device("cpu")
-    )
+    """The model in eval mode, without gradient, on the device it will be trained on; gives the device."""
+    device = world().device
     modes = {module: module.training for module in model.modules()}
     model.to(device).eval()
     try:
