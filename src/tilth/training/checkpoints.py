@@ -225,7 +225,7 @@ def random_state(world: World) -> dict[str, Tensor]:
 
 def set_random_state(states: dict[str, Tensor], world: World) -> None:
     """Put back what `random_state` returned."""
-    own = {name: state[world.rank] for name, state in states.items()}
+    own = {name: state[world.rank].clone() for name, state in states.items()}  # torch ignores where a view begins
     gauss, has_next, next_gauss = own["gauss"].tolist()
     *keys, position, has_gauss = own["numpy"].tolist()
     np.random.set_state(("MT19937", np.array(keys, np.uint32), position, has_gauss, gauss))  # noqa: NPY002

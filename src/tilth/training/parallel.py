@@ -122,9 +122,9 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(full: Tensor, target: Tensor) -> Tensor:
-    """A full tensor spread over the processes as `target` is."""
+    """A full tensor, known to every process, spread over them as `target` is; nothing is sent."""
     if isinstance(target, DTensor):
-        return distribute_tensor(full.to(target.device), target.device_mesh, target.placements)
+        return distribute_tensor(full.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
     return full
 
 
