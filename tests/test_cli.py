@@ -113,7 +113,9 @@ def test_pretrain_looks_at_the_data_and_says_why(home):
     texts = home / "texts"
     texts.mkdir()
     for number in range(30):
-        (texts / f"{number}.txt").write_text(f"Story {number}. " + " ".join(f"word{(number * 7 + i * i) % 97}" for i in range(120)))
+        (texts / f"{number}.txt").write_text(
+            f"Story {number}. " + " ".join(f"word{(number * 7 + i * i) % 97}" for i in range(120))
+        )
     result = CliRunner().invoke(app, ["pretrain", "texts", "--minutes", "0.05", "--out", "mine", "-q"], catch_exceptions=False)
     assert result.exit_code == 0 and "parameters" in result.stderr and "30" in result.stderr
     assert tilth("generate", "mine/model", "Story", "--tokens", "4").startswith("Story")
@@ -121,7 +123,9 @@ def test_pretrain_looks_at_the_data_and_says_why(home):
 
 def test_curate_keeps_what_it_removes(home):
     Path("raw.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ["The same line of text, twice over."] * 2 + ["Another one that stands alone here."]))  # fmt: skip
-    Path("dedup.yaml").write_text("data: {corpus: {source: raw.jsonl}}\nstages: {clean: {curate: {data: corpus, steps: [normalise, exact_dedup]}}}\n")
+    Path("dedup.yaml").write_text(
+        "data: {corpus: {source: raw.jsonl}}\nstages: {clean: {curate: {data: corpus, steps: [normalise, exact_dedup]}}}\n"
+    )
     tilth("curate", "raw.jsonl", "clean.jsonl", "--recipe", "dedup.yaml", "-q")
     kept = [json.loads(line)["text"] for line in Path("clean.jsonl").read_text().splitlines()]
     assert len(kept) == 2 and len(set(kept)) == 2
@@ -155,7 +159,7 @@ def test_recipe_check_show_schema_and_methods():
     ],
 )
 def test_mistakes_are_explained(arguments, words):
-    with pytest.raises(TilthError, match="(?s).*") as caught:
+    with pytest.raises(TilthError) as caught:
         tilth(*arguments)
     assert words in str(caught.value)
 

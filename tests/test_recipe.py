@@ -86,9 +86,15 @@ def test_a_stage_of_the_wrong_kind_is_refused(written):
 
 def test_overrides_reach_below_methods_given_by_name_and_do_not_touch_the_like(written):
     path = written(TEXT)
-    recipe = Recipe.load(path, overrides={"small.objective.causal": {}, "stages.large.pretrain.budget.steps": 9} | {"words.tokenizer.method.bpe.vocab_size": 300})  # fmt: skip
+    changes = {
+        "words.tokenizer.method.bpe.vocab_size": 300,
+        "stages.large.pretrain.budget.steps": 9,
+        "small.pretrain.objective": "causal",
+    }
+    recipe = Recipe.load(path, overrides=changes)
+    assert [recipe.stages[name].settings["budget"].steps for name in ("small", "large")] == [5, 9]
     assert recipe.stages["words"].settings["method"].settings["vocab_size"] == 300
-    assert "no stage" in str(failure(path, overrides={"smal.budget": 1})) or "no 'smal'" in str(failure(path, overrides={"smal.budget": 1}))
+    assert "there is no 'smal'" in str(failure(path, overrides={"smal.budget": 1}))
 
 
 def test_override_turns_a_name_into_a_mapping():

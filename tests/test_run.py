@@ -70,7 +70,10 @@ def test_equal_stages_are_made_once_across_runs_and_names(world):
 
 def test_settings_inputs_data_and_seed_make_another_key(world):
     def stages(scale):
-        return {"a": {"counted": {"data": "corpus", "scale": scale}}, "b": {"counted": {"data": "corpus", "scale": 9, "like_model": "a"}}}
+        return {
+            "a": {"counted": {"data": "corpus", "scale": scale}},
+            "b": {"counted": {"data": "corpus", "scale": 9, "like_model": "a"}},
+        }
 
     world(stages(1))
     world(stages(2))
@@ -107,7 +110,11 @@ def test_no_rows_is_an_error_that_names_the_filter(world):
 
 
 def test_a_finished_run_gives_its_contexts_back(world, tmp_path):
-    world({"a": {"counted": {"data": "corpus", "scale": 2}}, "b": {"counted": {"data": "corpus", "like_model": "a"}}}, where="even", seed=4)
+    world(
+        {"a": {"counted": {"data": "corpus", "scale": 2}}, "b": {"counted": {"data": "corpus", "like_model": "a"}}},
+        where="even",
+        seed=4,
+    )
     stage, context = context_of(tmp_path / "out", "b")
     assert stage.settings["like_model"] == "a" and context.seed == 4 and context.corpus("corpus").count() == 5
     assert (context.model("a") / "value").read_text() == "2.0"

@@ -1,6 +1,11 @@
 """Tilth: unlabelled data through its whole life in a model. See `tilth --help` and docs/."""
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Daft and Ray report their use to their makers unless told not to, and read this when they are imported.
+for _name in ("DAFT_ANALYTICS_ENABLED", "DAFT_PROGRESS_BAR", "RAY_USAGE_STATS_ENABLED"):
+    os.environ.setdefault(_name, "0")
 
 if TYPE_CHECKING:
     from tilth.backbones.folder import load as load

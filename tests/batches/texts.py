@@ -12,13 +12,21 @@ from tilth.batches.text.tokenizers import BPE
 from tilth.context import Context
 from tilth.corpus import Corpus
 
-_WORDS = "the field grows barley while rain washes furrows and farmers, patient as stone, count 17 crows; naïve größe 麦".split()
+_TEXT = "the field grows barley while rain washes furrows and farmers, patient as stone, count 17 crows; naïve größe 麦"
+
+
+_WORDS = _TEXT.split()
+_SYLLABLES = ["ba", "ko", "li", "mur", "ne", "pos", "ri", "ta", "ven", "zu"]
 
 
 def sentences(count: int, seed: int = 0, longest: int = 40) -> list[str]:
-    """Texts of 0 to `longest` words; some are empty."""
+    """Texts of 0 to `longest` words, a third of them made up of syllables; some texts are empty."""
     draw = random.Random(seed)
-    return [" ".join(draw.choices(_WORDS, k=draw.randrange(longest))) for _ in range(count)]
+
+    def word() -> str:
+        return draw.choice(_WORDS) if draw.random() < 0.67 else "".join(draw.choices(_SYLLABLES, k=draw.randrange(2, 6)))
+
+    return [" ".join(word() for _ in range(draw.randrange(longest))) for _ in range(count)]
 
 
 def corpus_of(folder: Path, texts: list[str | None], **columns: list[object]) -> Corpus:

@@ -121,7 +121,6 @@ def _revision(source: str) -> str:
     """The commit that a data set of the Hub is at."""
     try:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     except ImportError:
         raise TilthError(
             "Hugging Face data sets need the package `datasets`", where=source, hint="pip install 'tilth[hub]'"
@@ -131,6 +130,7 @@ def _revision(source: str) -> str:
         return fingerprint(name)
     try:
         return str(HfApi().dataset_info(name).sha)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Exception as error:  # the client's own, its HTTP library's, the system's: all mean that the Hub did not say
         reason = str(error).splitlines()[0]
-        raise TilthError(f"the Hub cannot be asked: {reason}", where=source, hint="Check the name and the network.") from None
+        hint = "Check the name and the network; data that are on this machine: set TILTH_DATA to their folder."
+        raise TilthError(f"the Hub cannot be asked: {reason}", where=source, hint=hint) from error

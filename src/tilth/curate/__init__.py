@@ -1,10 +1,6 @@
 """Corpus -> better corpus: Daft plans whose steps say why a row is removed."""
 
-import os
 from typing import TYPE_CHECKING, Any
-
-for _name in ("DAFT_ANALYTICS_ENABLED", "DAFT_PROGRESS_BAR", "RAY_USAGE_STATS_ENABLED"):  # read when they are imported
-    os.environ.setdefault(_name, "0")
 
 if TYPE_CHECKING:
     from tilth.curate.plan import Curated as Curated

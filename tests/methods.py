@@ -1,0 +1,61 @@
+"""Every objective of the registry on a tiny problem of its kind: what the contract tests build."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from tilth.adapt.fine_tune import classifier
+from tilth.backbones.folder import TextModel
+from tilth.context import Context
+from tilth.contracts import Examples, Objective, use
+from tilth.corpus import Corpus
+from tilth.corpus.ingest import ingest
+from tilth.demo.people import people
+from tilth.index import entries, find
+from tilth.unlearn.forget import Prepares
+from tilth.unlearn.pairs import PairedExamples
+
+# How a pre-training objective is met by a network and batches; a new one says here what it needs.
+PRETRAIN = {
+    "causal": ("causal_lm", use("batches", "packed", length=32)),
+    "masked": ("masked_lm", use("batches", "masked", length=32)),
+    "span_corruption": ("encoder_decoder", use("batches", "span_corruption", length=32)),
+}
+OBJECTIVES = [
+    (e.kind, e.name)
+    for kind in ("pretrain", "unlearn", "adapt")
+    for e in entries(kind)
+    if issubclass(find(e.kind, e.name), Objective)
+]
+
+
+def corpus(folder: Path) -> Corpus:
+    """Rows about forty people, with text, question, answer, label and part; made once per folder."""
+    table = folder / "corpus.lance"
+    if not table.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = [{**row, "text": f"{row['question']} {row['answer']}", "label": row["part"]} for row in people(40, seed=0)]
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "perturbed_answer"}) + "\n" for row in rows))
+        return ingest(path, table, kind="text").corpus
+    return Corpus.open(table)
+
+
+def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objective, Examples]:
+    """An objective with its tiny model (drawn from `seed`) and its examples."""
+    torch.manual_seed(seed)
+    rows, context = corpus(folder / "data"), Context(folder, seed)
+    tokenizer = use("tokenizer", "word", sentinels=8).build().train(iter(rows.table(["text"])["text"].to_pylist()))
+    backbone, batches = PRETRAIN[name] if kind == "pretrain" else ("causal_lm", use("batches", "answers", length=48))
+    model = use("backbone", backbone, width=32, depth=1, heads=2).build().build(tokenizer)
+    if kind == "pretrain":
+        return use(kind, name).build(model), batches.build().build(rows, tokenizer, context)
+    if kind == "adapt":
+        labelled = use("batches", "labelled", length=48).build().build(rows, tokenizer, context)
+        return use(kind, name).build(classifier(TextModel(model, tokenizer), ["forget", "retain"])), labelled
+    # Answers of one length, so that a mean over answer tokens and one over examples weigh half a batch alike.
+    rows = rows.filter("question LIKE 'In which year%'")
+    forget, retain = (batches.build().build(rows.filter(f"part = '{part}'"), tokenizer, context) for part in ("forget", "retain"))
+    objective, examples = use(kind, name).build(model), PairedExamples(forget, retain)
+    return objective, objective.prepare(examples, context) if isinstance(objective, Prepares) else examples
