@@ -16,6 +16,7 @@ from tilth.report.reading import Reader, Removed, Stage, is_number, removed_rows
 from tilth.report.words import words
 
 _CLOCKS = {"parts", "step", "tokens", "samples", "epoch", "epochs", "seconds", "time"}
+_LOSSES: tuple[str, ...] = ("training", "held out")
 _ANSWER_COLUMNS = ("generated", "generation", "prediction", "output")
 _QUESTION_COLUMNS = ("question", "prompt", "text")
 _GOLD_COLUMNS = ("answer", "reference", "target", "gold")
@@ -97,12 +98,14 @@ def training(reader: Reader, stages: Sequence[Stage]) -> list[Trained]:
     found = []
     for stage in stages:
         series = logged(reader.lines(stage, "log.jsonl"))
-        losses = {name: points for name, points in series.items() if name in ("training", "held out")}
+        losses = {name: series[name] for name in _LOSSES if name in series}
         curves = [draw("Loss", losses, x="step", smooth="training")]
         parts = {name: points for name, points in series.items() if name.startswith("part: ")}
-        if len(parts) > 1 or (parts and any(_differs(points, series.get("training", [])) for points in parts.values())):
-            renamed = {name.removeprefix("part: "): points for name, points in parts.items()}
+        renamed = {name.removeprefix("part: "): points for name, points in parts.items()}
+        if len(parts) > 1:
             curves.append(draw("Parts of the loss", renamed, x="step"))
+        elif not all(_is_multiple(points, series.get("training", [])) for points in parts.values()):
+            curves += [draw(name.capitalize(), {name: points}, x="step") for name, points in renamed.items()]
         rest = {name: points for name, points in series.items() if name not in losses and name not in parts}
         titles = {"lr": "Learning rate"}
         curves += [
@@ -130,10 +133,11 @@ def logged(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
     return series
 
 
-def _differs(points: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> bool:
-    """Whether a part of the loss is not simply the loss."""
-    known = {point[0]: point[1] for point in others}
-    return any(abs(known.get(step, 0.0) - value) > 1e-6 * max(1.0, abs(value)) for step, value in points)
+def _is_multiple(points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> bool:
+    """Whether a part of the loss is the loss in another unit (bits instead of nats), and so not worth a figure."""
+    loss = {point[0]: point[1] for point in losses}
+    ratios = [value / loss[step] for step, value in points if loss.get(step)]
+    return len(ratios) == len(points) and max(ratios) - min(ratios) <= 1e-3 * abs(max(ratios))
 
 
 @dataclass(frozen=True)
@@ -254,8 +258,8 @@ class Headline:
 def headlines(stages: Sequence[Stage]) -> list[Headline]:
     """At most six figures that say most about the run."""
     found = [_of_stages(stages, name, where) for name, where in (("kept", "rows kept"), ("tokens", "tokens learnt from"))]
-    measured = ("parameters", "perplexity", "accuracy", "exact_match")
-    found += [_last(stages, name) for name in measured]
+    found.append(max(filter(None, [_last([stage], "parameters") for stage in stages]), key=lambda one: one.value, default=None))
+    found += [_last(stages, name) for name in ("perplexity", "accuracy", "exact_match")]
     found += [_changed(stages, name) for name in ("forget_probability", "retain_probability", "model_utility")]
     return [headline for headline in found if headline][:6]
 
