@@ -51,9 +51,9 @@ def page(run):
     return Page(write(run.save()).read_text(encoding="utf-8"))
 
 
-@pytest.fixture
-def whole(tmp_path):
-    return page(demo(tmp_path / "run"))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return page(demo(tmp_path_factory.mktemp("whole") / "run"))
 
 
 def test_it_is_one_file_that_loads_nothing(tmp_path):
@@ -114,6 +114,20 @@ def test_answers_stand_side_by_side(whole):
     assert [shown.find(part) for part in said] == sorted(shown.find(part) for part in said) and -1 not in [
         shown.find(p) for p in said
     ]
+
+
+def test_questions_are_spread_over_the_rows_and_each_model_is_asked_the_same(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    questions = [f"question {number:02}" for number in range(22)]
+    for stage, rows in [("before", questions), ("after", questions[::-1])]:
+        details = {"question": rows, "generated": [f"{stage} says {question[-2:]}" for question in rows]}
+        run.stage(
+            stage, "evaluate", 1.0, settings={"model": stage, "benchmark": {"generation": {}}}, files={"details.parquet": details}
+        )
+    text = page(run).text
+    assert re.findall(r"question (\d\d) before before before says (\d\d) after after after says (\d\d)", text) == [
+        ("00",) * 3, ("07",) * 3, ("14",) * 3, ("21",) * 3,
+    ]  # fmt: skip
 
 
 def test_data_environment_settings_and_how_to_repeat_are_there(whole):

@@ -13,7 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tilth.report import sections
+from tilth.report import measured, sections
 from tilth.report.glossary import ARROWS
 from tilth.report.reading import Reader, is_number, seconds
 from tilth.report.words import done, duration, number, plural, safe, short, short_number, words
@@ -40,7 +40,7 @@ def render(reader: Reader) -> str:
     given = {stage.name: reader.lines(stage, "exhibits.jsonl") for stage in stages}
     curation = sections.curation(reader, stages, given)
     curated = {one.stage.name: one for one in curation}
-    answers = sections.answers(reader, stages)
+    answers = measured.answers(reader, stages)
     exhibits: dict[str, list[sections.Exhibit]] = {}
     for stage in stages:
         for exhibit in given[stage.name]:
@@ -68,7 +68,7 @@ def render(reader: Reader) -> str:
         training=sections.training(reader, stages),
         answers=answers,
         answered={name for questions in answers.values() for one in questions for name, _, _ in one.said},
-        audits=sections.audits(stages),
+        audits=measured.audits(stages),
         exhibits=exhibits,
         arrows=ARROWS,
         data=[{**dict.fromkeys(_ABOUT_DATA), **entry} for entry in reader.entries("data")],

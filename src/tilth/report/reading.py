@@ -208,3 +208,8 @@ def is_scalar(value: Any) -> bool:
 def seconds(value: Any) -> float:
     """A duration as recorded; 0 where there is none."""
     return float(value) if is_number(value) and value >= 0 else 0.0
+
+
+def as_text(value: Any) -> str:
+    """A text cell: lists line by line, nothing for what is missing."""
+    return "" if value is None else "\n".join(map(str, value)) if isinstance(value, list) else str(value)

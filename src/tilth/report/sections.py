@@ -1,26 +1,21 @@
 """What the page shows, gathered from a run's files: one function per section, each giving nothing when there is nothing.
 
-Notable: stages that measure with the same benchmark are rows of one table, and their answers stand side by side; what a
-stage exhibits is shown as it is, in the order it was exhibited.
+Notable: what a stage exhibits is shown as it is, in the order it was exhibited, unless a section shows the same better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tilth.report.figures import Curves, draw
-from tilth.report.glossary import ARROWS, FIRST, Gloss, gloss
-from tilth.report.reading import Reader, Removed, Stage, is_number, removed_rows
+from tilth.report.measured import benchmark_of
+from tilth.report.reading import Reader, Removed, Stage, as_text, is_number, removed_rows
 from tilth.report.words import words
 
 _CLOCKS = {"parts", "step", "tokens", "samples", "epoch", "epochs", "seconds", "time"}
 _LOSSES: tuple[str, ...] = ("training", "held out")
-_ANSWER_COLUMNS = ("generated", "generation", "prediction", "output")
-_QUESTION_COLUMNS = ("question", "prompt", "text")
-_GOLD_COLUMNS = ("answer", "reference", "target", "gold")
-_QUESTIONS = 4  # shown per set
 _CURVES, _ROWS = 12, 200  # series of a figure, rows of a table
 
 
@@ -141,78 +136,6 @@ def _is_multiple(points: Sequence[Sequence[float]], losses: Sequence[Sequence[fl
 
 
 @dataclass(frozen=True)
-class Audit:
-    """Stages measured by one benchmark. rows: (stage, model, values); columns: the metrics."""
-
-    benchmark: str
-    columns: list[Gloss]
-    rows: list[tuple[Stage, str, list[float | None]]]
-
-    @property
-    def arrows(self) -> list[tuple[str, str]]:
-        """Signs used in the table, with what they mean."""
-        return list(dict.fromkeys(ARROWS[column.good] for column in self.columns if column.good))
-
-
-def benchmark_of(stage: Stage) -> str:
-    """The benchmark a stage measures with; empty when it measures nothing."""
-    given = stage.settings.get("benchmark")
-    return next(iter(given), "") if isinstance(given, dict) else given if isinstance(given, str) else ""
-
-
-def audits(stages: Sequence[Stage]) -> list[Audit]:
-    """One table per benchmark, in the order in which benchmarks first appear."""
-    groups: dict[str, list[Stage]] = {}
-    for stage in stages:
-        if stage.metrics and (benchmark_of(stage) or stage.kind == "evaluate"):
-            groups.setdefault(benchmark_of(stage) or stage.kind, []).append(stage)
-    tables = []
-    for benchmark, members in groups.items():
-        names = list(dict.fromkeys(name for stage in members for name in stage.metrics))
-        names.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-        rows = [(stage, str(stage.settings.get("model", "")), [stage.metrics.get(name) for name in names]) for stage in members]
-        tables.append(Audit(benchmark, [gloss(name) for name in names], rows))
-    return tables
-
-
-@dataclass
-class Answers:
-    """One question and what each model said. said: (stage, model, answer)."""
-
-    part: str
-    question: str
-    gold: str
-    said: list[tuple[str, str, str]] = field(default_factory=list)
-
-
-def answers(reader: Reader, stages: Sequence[Stage]) -> dict[str, list[Answers]]:
-    """benchmark -> questions with every model's answer, a few per part (forget, retain ...) of the benchmark."""
-    found: dict[str, dict[tuple[str, str], Answers]] = {}
-    for stage in stages:
-        benchmark = benchmark_of(stage)
-        if not benchmark:
-            continue
-        shown = found.setdefault(benchmark, {})
-        first = not shown
-        for batch in reader.batches(
-            stage, "details.parquet", (*_QUESTION_COLUMNS, *_ANSWER_COLUMNS, *_GOLD_COLUMNS, "set", "part")
-        ):
-            names = batch.schema.names
-            said, asked = _first(names, _ANSWER_COLUMNS), _first(names, _QUESTION_COLUMNS)
-            if not said or not asked:
-                break
-            part, gold = _first(names, ("set", "part")), _first(names, _GOLD_COLUMNS)
-            for row in batch.to_pylist():
-                key = str(row[part]) if part else "", str(row[asked])
-                if first and key not in shown and sum(other == key[0] for other, _ in shown) < _QUESTIONS:
-                    shown[key] = Answers(*key, _text(row[gold]) if gold else "")
-                entry = shown.get(key)
-                if entry and all(name != stage.name for name, _, _ in entry.said):
-                    entry.said.append((stage.name, str(stage.settings.get("model", "")), _text(row[said])))
-    return {benchmark: list(shown.values()) for benchmark, shown in found.items() if shown}
-
-
-@dataclass(frozen=True)
 class Exhibit:
     """Something a stage wanted shown, ready for the page."""
 
@@ -232,7 +155,7 @@ def exhibit(reader: Reader, stage: Stage, given: Mapping[str, Any]) -> Exhibit |
             bool(cells) and all(is_number(row[i]) or row[i] is None for row in cells if i < len(row)) for i in range(len(columns))
         ]
         content = {"columns": columns, "rows": cells[:_ROWS], "numeric": numeric, "more": len(cells) - len(cells[:_ROWS])}
-        return Exhibit(stage, kind, title, {**content, "note": _text(given.get("note", ""))})
+        return Exhibit(stage, kind, title, {**content, "note": as_text(given.get("note", ""))})
     if kind == "curves" and isinstance(given.get("series"), dict):
         series = {str(k): v for k, v in list(given["series"].items())[:_CURVES] if isinstance(v, list)}
         axes = {"x": str(given.get("x") or ""), "y": str(given.get("y") or "")}
@@ -293,13 +216,5 @@ def _changed(stages: Sequence[Stage], metric: str) -> Headline | None:
     return _last(stages, metric) if len(measured) == 1 else None
 
 
-def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
-    return next((name for name in wanted if name in names), None)
-
-
 def _texts(value: Any) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else "\n".join(map(str, value)) if isinstance(value, list) else str(value)
