@@ -148,3 +148,7 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not(written):
         jsonschema.validate(bad, described)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(TEXT.replace("pretrain:", "pertrain:")), described)
+
+
+def test_a_name_is_not_taken_for_the_end_of_another():
+    assert Recipe.load("text").name == "text" and Recipe.load("curate-text").name == "curate-text"

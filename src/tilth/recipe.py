@@ -97,7 +97,8 @@ def find_recipe(source: str | Path) -> Path:
     wanted = str(source).lower()
     for name in packaged():
         number, _, key = name.partition("-")
-        if wanted in (name, key) or (wanted.isdigit() and number.isdigit() and int(wanted) == int(number)):
+        numbered = number.isdigit() and (wanted == key or (wanted.isdigit() and int(wanted) == int(number)))
+        if wanted == name or numbered:
             return PACKAGED / f"{name}.yaml"
     raise TilthError(f"there is no recipe '{source}'", hint=nearest(wanted, packaged()))
 

@@ -25,7 +25,7 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
 
     Raises TilthError when there is no recipe for this kind of data.
     """
-    from tilth.backbones.size import settings_of, suggest
+    from tilth.backbones.size import machine_flops, suggest
     from tilth.corpus import catalogue
     from tilth.corpus.detect import detect
     from tilth.recipe import Recipe
@@ -49,9 +49,9 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
     changed: dict[str, Any] = {}
     if stage and "causal_lm" in tree["stages"][stage]["pretrain"]["backbone"]:
         seconds = 60 * minutes
-        size = suggest(max(1, _bytes(Path(source.path)) // 4), seconds, matmul_flops())
+        size = suggest(max(1, _bytes(Path(source.path)) // 4), seconds, machine_flops())
         changed = {
-            f"stages.{stage}.pretrain.backbone": {"causal_lm": settings_of(size.backbone)},
+            f"stages.{stage}.pretrain.backbone": {"causal_lm": {"width": size.width, "depth": size.depth, "heads": size.heads}},
             f"stages.{stage}.pretrain.budget": {"seconds": seconds},
         }
         why.append(size.why)
@@ -64,18 +64,3 @@ def _bytes(path: Path) -> int:
     """Size on disk: what there is to read, roughly."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
 
-
-def matmul_flops() -> float:
-    """This machine's fp32 matrix products, in floating-point operations per second, from a quarter of a second of them."""
-    import time
-
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.randn(1024, 1024, device=device)
-    a @ a
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < 0.25:
-        (a @ a)[0, 0].item()  # waits for the device
-        count += 1
-    return 2 * 1024**3 * count / (time.perf_counter() - started)
