@@ -4,13 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.doubles import same
 from tests.training.test_loop import PLAIN, lines
-from tests.training.test_trouble import ROOT, run
+from tests.training.test_trouble import run
+
+ROOT = Path(__file__).parents[2]
 
 
 def two(folder, out, **said):

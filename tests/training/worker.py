@@ -1,9 +1,11 @@
-"""A process that trains; started by tests (alone to be killed, or two by torchrun). Arguments: JSON as below."""
+"""A process that trains; forked by tests to be killed, or started twice by torchrun with its arguments as JSON."""
 
 import json
 import os
+import resource
 import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -26,9 +28,8 @@ class Killer(Progress):
             os.kill(os.getpid(), self.number)
 
 
-def main() -> int:
+def main(said: dict) -> int:
     torch.set_num_threads(1)
-    said = json.loads(sys.argv[1])
     model = objective(said.get("dropout", 0.1))
     killer = Killer(said["kill_at"], getattr(signal, said["signal"])) if "kill_at" in said else None
     try:
@@ -51,5 +52,15 @@ def main() -> int:
     return 0
 
 
+def forked(said: dict, limit: int | None, output: str) -> None:
+    """`main` with its output in a file; limit: largest file it may write, in bytes, as if the disk were full."""
+    with Path(output).open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        code = main(said)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(json.loads(sys.argv[1])))
