@@ -152,3 +152,8 @@ def test_the_schema_accepts_what_loads_and_refuses_what_does_not(written):
 
 def test_a_name_is_not_taken_for_the_end_of_another():
     assert Recipe.load("text").name == "text" and Recipe.load("curate-text").name == "curate-text"
+
+
+def test_data_given_by_name_keeps_the_filter(written, tmp_path):
+    path = written(TEXT.replace("{source: DATA}", "{source: DATA, where: \"text = 'a'\"}"))
+    assert Recipe.load(path, data={"corpus": str(tmp_path / "text.jsonl")}).data["corpus"].where == "text = 'a'"

@@ -57,7 +57,7 @@ class Recipe:
     ) -> Recipe:
         """Read a recipe: the name, number or key of a packaged one, a file, or a mapping.
 
-        overrides: dotted path -> value, 'stages.' may be left out. data: name -> path, replaces that entry's source.
+        overrides: dotted path -> value, 'stages.' may be left out. data: name -> path, replaces that entry's source and nothing else.
         scale: applies the recipe's section `scales: {SCALE: {path: value}}`.
         Raises TilthError naming file and line for anything that cannot run.
         """
@@ -77,7 +77,8 @@ class Recipe:
                 raise TilthError(
                     f"the recipe has no data called '{name}'", where="--data", hint=nearest(name, list(tree["data"]))
                 )
-            tree["data"][name] = {"source": str(Path(path).absolute()) if Path(path).exists() else path}
+            kept = entry if isinstance(entry, Mapping) else {}
+            tree["data"][name] = {**kept, "source": str(Path(path).absolute()) if Path(path).exists() else path}
         scales = tree.get("scales") or {}
         if scale != "cpu" and scale not in scales:
             raise TilthError(f"this recipe has no scale '{scale}'", where="--scale", hint=nearest(scale, ["cpu", *scales]))

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+
+from tilth.corpus import Corpus
 from tilth.errors import TilthError
-from tilth.run import read_run
+from tilth.run import context_of, read_run
+from tilth.stages.pretrain import Pretrain
+from tilth.training.checkpoints import checkpoints
+from tilth.training.lineage import Lineage, seen
 
 
 def trace_run(folder: Path, where: str, limit: int) -> list[dict[str, Any]]:

@@ -2,13 +2,9 @@
 
 from typing import Annotated
 
-import pyarrow.parquet as pq
-
 from tilth.context import Context
 from tilth.contracts import Configured, CorpusRef, Kind, Stage, method
 from tilth.curate import curate
-
-_SHOWN = 40  # removed rows in the report
 
 
 @method("stage", "curate")
@@ -28,9 +24,5 @@ class Curate(Stage):
         rows = [[step.name, step.kept, step.removed, step.changed] for step in done.steps]
         context.exhibit("table", "What curation did, step by step", columns=["step", "kept", "removed", "changed"], rows=rows)
         kept, removed = done.corpus.count(), sum(step.removed for step in done.steps)
-        if removed:
-            shown = pq.ParquetFile(done.removed).iter_batches(_SHOWN, columns=["id", "removed"])
-            lines = [[row["id"], row["removed"]] for row in next(shown).to_pylist()]
-            context.exhibit("examples", "Some of the rows removed, and why", columns=["row", "reason"], rows=lines)
         by_step = {f"removed_by_{step.name}": float(step.removed) for step in done.steps}
         return {"rows": float(kept + removed), "kept": float(kept), "removed": float(removed), **by_step}

@@ -1,8 +1,11 @@
-"""Take a part of a corpus by a hash of the row's id: parts that do not overlap, whatever the order or the version."""
+"""Take a part of a corpus: parts that do not overlap, whatever the order of the rows."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from tilth.context import Context
 from tilth.contracts import CorpusRef, Stage, method
@@ -13,7 +16,10 @@ from tilth.registry import Fraction
 
 @method("stage", "split")
 class Split(Stage):
-    """Rows of `data` whose id hashes into [start, stop) of [0, 1). Two stages with adjoining intervals share no row."""
+    """The share [start, stop) of the rows of `data`, in the order of a hash of their ids.
+
+    Two stages with adjoining shares of one corpus have no row in common and leave none out. Needs 8 bytes of memory a row.
+    """
 
     gives = "corpus"
     seeded = False
@@ -26,16 +32,21 @@ class Split(Stage):
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows."""
         corpus = context.corpus(self.data)
+        hashes = np.sort(np.concatenate([hashed(batch) for batch in corpus.scan(["id"])]))
+        count = len(hashes)
+        first, end = int(self.start * count), int(self.stop * count)
+        if first == end:
+            raise TilthError(f"{self.start} to {self.stop} of the {count} rows of '{self.data}' is none", hint="Widen the share.")
 
-        def parts() -> "pa.RecordBatch":
+        def parts() -> Iterator[pa.RecordBatch]:
             for batch in corpus.scan():
-                share = (
-                    np.array([xxhash.xxh64_intdigest(identity) for identity in batch["id"].to_pylist()], dtype=np.uint64) / 2**64
-                )
-                yield batch.filter(pa.array((share >= self.start) & (share < self.stop)))
+                rank = np.searchsorted(hashes, hashed(batch))
+                yield batch.filter(pa.array((rank >= first) & (rank < end)))
 
         part = Corpus.write(context.folder / "corpus.lance", parts(), corpus.schema, metadata={"kind": corpus.kind})
-        rows = part.count()
-        if not rows:
-            raise TilthError(f"no row of '{self.data}' falls into [{self.start}, {self.stop})", hint="Widen the interval.")
-        return {"rows": float(rows)}
+        return {"rows": float(part.count())}
+
+
+def hashed(batch: pa.RecordBatch) -> NDArray[np.uint64]:
+    """A 64-bit hash of each row's id."""
+    return np.fromiter((xxhash.xxh64_intdigest(name) for name in batch["id"].to_pylist()), dtype=np.uint64, count=batch.num_rows)
