@@ -80,6 +80,12 @@ def test_a_model_that_counts_hits_every_token():
     assert found.average[0] < 1e-3 < found.average[1]
 
 
+def test_a_tie_is_decided_as_greedy_decoding_decides_it():
+    """A uniform model predicts the first token of the vocabulary and knows no answer by heart."""
+    sequences = Sequences(np.array([3, 4, 0, 6]), np.array([0, 4]), np.array([0, 1, 1, 1], dtype=bool))
+    assert token_statistics(uniform(12), sequences).hits.tolist() == [False, True, False]
+
+
 def test_logits_exist_only_where_something_is_scored(monkeypatch):
     model, seen = llama(50), []
     monkeypatch.setattr(
@@ -104,9 +110,9 @@ def test_the_model_keeps_its_mode():
 
 
 def test_sequences_without_targets_count_nothing():
-    sequences = Sequences(np.array([3, 4, 5, 6]), np.array([0, 2, 4]), np.array([0, 0, 0, 1], dtype=bool))
+    sequences = Sequences(np.array([3, 4, 5, 6]), np.array([0, 2, 2, 4, 4]), np.array([0, 0, 0, 1], dtype=bool))
     found = token_statistics(llama(50), sequences)
-    assert found.count.tolist() == [0, 1] and found.average[0] == 0
+    assert found.count.tolist() == [0, 0, 1, 0] and found.average[0] == 0
 
 
 def test_a_broken_model_is_reported():

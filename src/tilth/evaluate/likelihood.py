@@ -23,7 +23,8 @@ from tilth.contracts import Batch
 from tilth.errors import TilthError
 from tilth.unlearn.likelihood import IGNORED, answers
 
-_TOKENS = 8192  # inputs of one forward pass, padding included
+_TOKENS = 2**15  # inputs of one forward pass, padding included
+_TOKENS_CPU = 2**11  # more would not stay in the caches
 _LOGITS = 2**26  # float32 logits of one forward pass: 256 MB
 
 
@@ -83,20 +84,21 @@ def token_statistics(
     sequences: Sequences,
     *,
     moments: bool = False,
-    batch_tokens: int = _TOKENS,
+    batch_tokens: int | None = None,
     progress: Progress | None = None,
 ) -> TokenStatistics:
     """Statistics of every scored token of `sequences` under a causal `model`; in order, whatever the batches were.
 
     moments: also mean and variance of log p over the vocabulary (Min-K%++). batch_tokens: inputs of one forward pass, padding
-    included. Raises TilthError when the model gives something that is not a number.
+    included (None: what suits the device). Raises TilthError when the model gives something that is not a number.
     """
-    scored = offsets(np.add.reduceat(np.concatenate([sequences.scored, [False]]).astype(np.int64), sequences.starts[:-1]))
+    scored = np.concatenate([[0], np.cumsum(sequences.scored)])[sequences.starts]
     found = np.zeros((4 if moments else 2, int(scored[-1])), dtype=np.float32)
     progress = progress or Progress()
     with evaluating(model) as device:
         progress.start("likelihood", len(sequences.starts) - 1, "examples")
         done = 0
+        batch_tokens = batch_tokens or (_TOKENS_CPU if device.type == "cpu" else _TOKENS)
         for rows in _batches(sequences, batch_tokens, _vocabulary(model)):
             lengths = np.diff(sequences.starts)[rows]
             width = int(lengths.max())
@@ -142,16 +144,17 @@ def context_length(model: Any) -> int:
 
 def _statistics(logits: Tensor, targets: Tensor, moments: bool) -> Tensor:
     """Rows log p and hit, and mean and variance of log p if asked for: (2 or 4, tokens)."""
-    highest = logits.max(-1).values
-    at_target = logits.gather(1, targets[:, None])[:, 0]
+    highest, best = logits.max(-1)
+    chosen, hit = logits.gather(1, targets[:, None])[:, 0], (best == targets).float()
     if not moments:
-        return torch.stack([at_target - logits.logsumexp(-1), (at_target == highest).float()])
+        total = logits.sub_(highest[:, None]).exp_().sum(-1)  # in place: logits are the largest thing there is
+        return torch.stack([chosen - highest - total.log(), hit])
     log_probability = logits.log_softmax(-1)
     weight = log_probability.exp()
     finite = log_probability.clamp(min=torch.finfo(torch.float32).min / 2)  # or 0 * -inf would be not a number
     mean = (weight * finite).sum(-1)
     variance = (weight * (finite - mean[:, None]).square()).sum(-1)
-    return torch.stack([log_probability.gather(1, targets[:, None])[:, 0], (at_target == highest).float(), mean, variance])
+    return torch.stack([log_probability.gather(1, targets[:, None])[:, 0], hit, mean, variance])
 
 
 def _padded(values: np.ndarray, lengths: np.ndarray, width: int, fill: int) -> Tensor:

@@ -73,7 +73,9 @@ class Tofu(Benchmark):
         text_model = load(model)
         rows = {name: self.rows(context.corpus(data), name) for name, data in self.sets.items() if data is not None}
         scored = {name: self.score(text_model, name, rows[name], context) for name in rows}
-        made = {name: self.answers(text_model, rows[name]["question"], context) for name in rows}
+        together = self.answers(text_model, list(chain.from_iterable(part["question"] for part in rows.values())), context)
+        ends = np.cumsum([len(part["question"]) for part in rows.values()]).tolist()
+        made = {name: together[end - len(rows[name]["question"]) : end] for name, end in zip(rows, ends, strict=True)}
         rouge = {name: metrics.rouge_l(made[name], rows[name]["answer"]) for name in rows}
         found: dict[str, float] = {}
         for name, values in scored.items():
