@@ -8,7 +8,7 @@ from tilth.backbones.folder import TextModel, load, save
 from tilth.context import Context
 from tilth.contracts import Configured, CorpusRef, Examples, Kind, ModelRef, Stage, TokenizerRef, method, use
 from tilth.errors import TilthError
-from tilth.registry import plain
+from tilth.registry import PositiveInt, plain
 from tilth.training.loop import Evaluation, fit
 from tilth.training.settings import Budget, Training
 
@@ -17,7 +17,8 @@ from tilth.training.settings import Budget, Training
 class Pretrain(Stage):
     """data: what to learn from. start: a model to go on from, or `backbone` and `tokenizer` for a fresh one.
 
-    objective: what is learnt; batches: how rows become tensors; held_out: data whose loss is logged while training.
+    objective: what is learnt; batches: how rows become tensors; held_out: data whose loss is logged while training,
+    `evaluate_every` steps (ten times without), over `evaluate_examples` of its examples.
     """
 
     gives = "model"
@@ -34,12 +35,13 @@ class Pretrain(Stage):
         tokenizer: TokenizerRef | None = None,
         start: ModelRef | None = None,
         held_out: CorpusRef | None = None,
-        evaluate_every: int | None = None,
+        evaluate_every: PositiveInt | None = None,
+        evaluate_examples: PositiveInt | None = 256,
         training: Training = Training(),
     ) -> None:
         self.data, self.budget, self.objective, self.batches, self.training = data, budget, objective, batches, training
         self.backbone, self.tokenizer, self.start = backbone, tokenizer, start
-        self.held_out, self.evaluate_every = held_out, evaluate_every
+        self.held_out, self.evaluate_every, self.evaluate_examples = held_out, evaluate_every, evaluate_examples
         if start and (backbone or tokenizer):
             raise TilthError(
                 "'start' brings its own network and tokeniser", hint="Leave out 'backbone' and 'tokenizer', or 'start'."
@@ -59,7 +61,7 @@ class Pretrain(Stage):
         evaluation = None
         if self.held_out:
             held_out = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
-            evaluation = Evaluation(held_out, self.evaluate_every)
+            evaluation = Evaluation(held_out, self.evaluate_every, self.evaluate_examples)
         fitted = fit(
             self.objective.build(text_model.model), examples,
             training=self.training, budget=self.budget, folder=context.folder, seed=context.seed,

@@ -85,9 +85,13 @@ def pinned(batch: Batch) -> Batch:
     return Batch(tokens=batch.tokens, samples=batch.samples, **values)
 
 
-def held_out(examples: Examples, batch_size: int, seed: int, world: World) -> Iterator[Batch]:
-    """Every example once, in order, shared out over the processes; the same noise each time, and never training's."""
-    share = np.array_split(np.arange(len(examples)), world.size)[world.rank]
+def held_out(examples: Examples, limit: int | None, batch_size: int, seed: int, world: World) -> Iterator[Batch]:
+    """Every example once, in order, or `limit` of them evenly spaced, shared out over the processes.
+
+    The same noise each time, and never training's.
+    """
+    count = min(limit or len(examples), len(examples))
+    share = np.array_split(np.linspace(0, len(examples) - 1, count).round().astype(np.int64), world.size)[world.rank]
     for start in range(0, len(share), batch_size):
         indices = share[start : start + batch_size]
         yield examples.batch(indices, Noise(~seed, indices)).to(world.device)

@@ -37,10 +37,14 @@ __all__ = ["Budget", "Evaluation", "Fitted", "Interrupted", "Training", "fit"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out loss while training: over all `examples`, every `every` steps (None: ten times) and after the last step."""
+    """Held-out loss while training: every `every` steps (None: ten times) and after the last step.
+
+    Over all `examples`, or over `limit` of them, always the same ones.
+    """
 
     examples: Examples
     every: int | None = None
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,9 @@ class _Run:
             self.average.swap()
         self.objective.eval()
         with seeded(self.seed, self.world):
-            for batch in held_out(self.evaluation.examples, self.training.batch_size, self.seed, self.world):
+            for batch in held_out(
+                self.evaluation.examples, self.evaluation.limit, self.training.batch_size, self.seed, self.world
+            ):
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
                     loss = self.objective(batch)
                 names = list(loss.parts)
@@ -272,7 +278,7 @@ class _Run:
         return Fitted(self.step, window.tokens, window.samples, self.seconds(), self.log.last_loss(), self.log.path)
 
     def measure(self, lineage: Lineage, seconds: float) -> float:
-        """Seconds per step: train for about `seconds` (at least three steps, after one that warms up), then undo it."""
+        """Seconds per step (the median): train for about `seconds` (at least three steps, after one that warms up), then undo it."""
         kept = {name: value.detach().clone() for name, value in self.update.objective.state_dict(keep_vars=True).items()}
         times: list[float] = []
         with seeded(self.seed, self.world), Feed(self.examples, lineage, self.world, 0, 10_000) as feed:
@@ -287,7 +293,7 @@ class _Run:
             for name, value in self.update.objective.state_dict(keep_vars=True).items():
                 value.copy_(kept[name])
         self.optimiser.state.clear()
-        return float(np.mean(times[1:]))
+        return float(np.median(times[1:]))
 
     def explain(self, error: NotFinite) -> TilthError:
         """What went wrong, at which step, on which rows, and what is left."""
