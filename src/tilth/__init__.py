@@ -6,6 +6,10 @@ from typing import TYPE_CHECKING, Any
 # Daft and Ray report their use to their makers unless told not to, and read this when they are imported.
 for _name in ("DAFT_ANALYTICS_ENABLED", "DAFT_PROGRESS_BAR", "RAY_USAGE_STATS_ENABLED"):
     os.environ.setdefault(_name, "0")
+# OpenMP threads that spin at every barrier make training some thirty times slower when another process wants the cores;
+# a short spin costs nothing when none does. Read when PyTorch is imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
     from tilth.backbones.folder import load as load

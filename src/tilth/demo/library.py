@@ -23,7 +23,7 @@ _LEFT_OUT = {
 }
 
 
-def documents(root: Path | None = None, characters: int = 16_000_000) -> Iterator[dict[str, Any]]:
+def documents(root: Path | None = None, characters: int = 6_000_000) -> Iterator[dict[str, Any]]:
     """Each module as one document of kind 'code', its docstrings together as one of kind 'prose', up to `characters` in all."""
     root = root or Path(sysconfig.get_path("stdlib"))
     total = 0
@@ -53,7 +53,7 @@ def _docstrings(text: str) -> Iterator[str]:
                 yield docstring
 
 
-def write_library(path: Path, characters: int = 16_000_000) -> Path:
+def write_library(path: Path, characters: int = 6_000_000) -> Path:
     """The documents as a Parquet file."""
     pq.write_table(pa.Table.from_pylist(list(documents(characters=characters))), path)
     return path
