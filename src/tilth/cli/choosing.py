@@ -63,4 +63,3 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
 def _bytes(path: Path) -> int:
     """Size on disk: what there is to read, roughly."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
-
