@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,5 +65,7 @@ def test_two_processes_go_on_bitwise(tmp_path, parallel):
 @pytest.mark.slow
 def test_two_processes_stop_together_when_asked(tmp_path):
     stopped = two(tmp_path, "", training={**PLAIN, "checkpoint_seconds": None}, kill_at=7, signal="SIGINT")
-    assert stopped.stdout.count("stopped at step 8 of 20") == 2, stopped.stdout + stopped.stderr
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000008"]
+    # Which step it is depends on when the signals arrive; that it is the same one for both does not.
+    said = re.findall(r"stopped at step (\d+) of 20", stopped.stdout)
+    assert len(said) == 2 and len(set(said)) == 1 and 7 <= int(said[0]) < 20, stopped.stdout + stopped.stderr
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{int(said[0]):08d}"]
