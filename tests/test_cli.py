@@ -1,6 +1,7 @@
 """The whole way through the command line, on small real data, as a user would go it."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -162,6 +163,28 @@ def test_mistakes_are_explained(arguments, words):
     with pytest.raises(TilthError) as caught:
         tilth(*arguments)
     assert words in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_recipe_under_torchrun_is_the_recipe_with_the_doubled_batch(home):
+    """Two processes: training on both, a stage that trains on its own (relearning) and scores on the first alone."""
+    stages = """
+  gone: {unlearn: {model: target, forget: forget, retain: retain, budget: {steps: 3}, training: {batch_size: BATCH}}}
+  attack: {evaluate: {model: gone, benchmark: {relearning: {forget: forget, steps: [0, 2], share: 0.5}}}}
+"""
+    found = []
+    for processes, batch in ((1, 16), (2, 8)):
+        Path("both.yaml").write_text(
+            (RECIPE + stages).replace("batch_size: 16", f"batch_size: {batch}").replace("BATCH", str(batch))
+        )
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        arguments = ["-m", "tilth", "run", "both.yaml", "--out", f"both{processes}", "-q", "--json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TILTH_STORE": str(home / f"store{processes}")}
+        done = subprocess.run([*start, *arguments], capture_output=True, text=True, env=environment, check=False, timeout=240)
+        assert done.returncode == 0, done.stderr
+        stages_run = json.loads(done.stdout)["stages"]
+        found.append({f"{s['name']}.{k}": v for s in stages_run for k, v in s["metrics"].items() if "second" not in k})
+    assert found[0] == pytest.approx(found[1], rel=1e-3) and len(found[0]) > 8
 
 
 def test_exit_statuses_and_quick_help():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,8 @@ class _Runner:
         elapsed = _elapsed(partial)
         started = time.monotonic()
         try:
-            metrics = stage.build().run(context)
+            with nullcontext() if stage.cls.trains else alone():  # type: ignore[attr-defined]
+                metrics = stage.build().run(context)
         finally:
             seconds = elapsed + time.monotonic() - started
             if partial.exists():
@@ -272,6 +274,17 @@ def check_run(recipe: Recipe) -> None:
             stage.build().check()
         except TilthError as error:
             raise TilthError(error.what, where=error.where or f"stage '{name}'", hint=error.hint) from None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, training (a probe, an attack) is this process's own affair: the others torchrun started are not in this stage."""
+    size = os.environ.pop("WORLD_SIZE", None)
+    try:
+        yield
+    finally:
+        if size is not None:
+            os.environ["WORLD_SIZE"] = size
 
 
 def wait_for(folder: Path) -> Path:
