@@ -6,31 +6,17 @@ shared slows both; medians are reported and every single timing is kept; a resul
 
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
+from tilth import environment
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = (
-    "torch",
-    "transformers",
-    "daft",
-    "pylance",
-    "pyarrow",
-    "numpy",
-    "ray",
-    "datatrove",
-    "tokenizers",
-    "accelerate",
-    "tilth",
-)
+_PEERS = ("accelerate", "datatrove", "ray")
 
 
 def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -60,7 +46,7 @@ def record(name: str, ours: float, peer: float, peer_name: str, unit: str, repea
     ratio = ours / peer if more_is_better else peer / ours
     result = {
         "name": name, "ours": ours, "peer": peer, "peer_name": peer_name, "unit": unit, "ratio": ratio, "repeats": repeats,
-        **extra, "hardware": hardware(), "versions": versions(), "commit": commit(),
+        **extra, **where(),
     }  # fmt: skip
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,46 +55,8 @@ def record(name: str, ours: float, peer: float, peer_name: str, unit: str, repea
     return path
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, cores this process may use, memory and load of this machine."""
-    return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load_average": round(os.getloadavg()[0], 2),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    """Python and the packages that matter here, as installed."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str:
-    """The commit this tree is at, with '+' where files differ from it; 'unknown' outside a repository."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _processor() -> str:
-    """The processor's model name."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+def where() -> dict[str, Any]:
+    """On what a figure was measured: hardware with its load, versions (peers' too), commit."""
+    load = {"load_average": round(os.getloadavg()[0], 2)}
+    peers = {package: version(package) for package in _PEERS}
+    return {"hardware": environment.hardware() | load, "versions": environment.versions() | peers, "commit": environment.commit()}

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.common import RESULTS, commit, hardware, versions
+from benchmarks.common import RESULTS, where
 from benchmarks.lm_pretraining import Model, examples, network
 from tilth.pretrain.text.causal import Causal
 from tilth.training.checkpoints import named
@@ -83,7 +83,7 @@ def main() -> None:
     result = {
         "name": "interruptions", "kills": len(kills), "bitwise_equal": sum(bool(kill["bitwise_equal"]) for kill in kills),
         "steps": STEPS, "seconds": round(seconds, 3), "moments": kills,
-        "hardware": hardware(), "versions": versions(), "commit": commit(),
+        **where(),
     }  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "interruptions.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
