@@ -55,12 +55,12 @@ class Model:
     batch: int
     vocabulary: int = 8192
     warm: int = 10
-    timed: int = 40
+    timed: int = 20
 
 
 SIZES = {
     "5M": Model(width=256, depth=4, heads=4, length=256, batch=16),
-    "0.6M": Model(width=64, depth=2, heads=4, length=64, batch=16, warm=50, timed=600),
+    "0.6M": Model(width=64, depth=2, heads=4, length=64, batch=16, warm=30, timed=150),
 }
 
 
