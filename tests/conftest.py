@@ -7,6 +7,7 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as tilth does, but tests may import torch first
 _SHARED = Path(__file__).parents[2] / "shared" / "data"
 if "TILTH_DATA" not in os.environ and _SHARED.is_dir():

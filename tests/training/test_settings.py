@@ -44,3 +44,9 @@ def test_methods_inside_come_back_with_their_defaults():
     assert training.schedule == Configured("schedule", "constant", {"warmup": 0.0})
     assert training.optimiser.settings["betas"] == (0.9, 0.95)
     assert training.compile is True
+
+
+@pytest.mark.parametrize(("name", "value"), [("seconds", 1e9), ("epochs", 1e8), ("steps", 10**10)])
+def test_a_budget_nobody_can_mean_is_refused(name, value):
+    with pytest.raises(TilthError, match="slip of the pen"):
+        Budget(**{name: value})

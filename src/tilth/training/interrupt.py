@@ -13,6 +13,8 @@ from tilth.errors import TilthError
 class Interrupted(TilthError):
     """Training was stopped from outside at `step`, after a checkpoint."""
 
+    status = 130  # as the shell says of a program that Ctrl-C ended
+
     def __init__(self, step: int, steps: int, where: str) -> None:
         self.step = step
         super().__init__(

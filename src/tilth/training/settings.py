@@ -16,6 +16,9 @@ from tilth.registry import Configured, Kind, Positive, PositiveInt, use
 
 S = TypeVar("S", "Training", "Budget")
 
+# Beyond these a budget is taken for a mistake: a quarter of a year, ten times the largest runs there have been.
+PLAUSIBLE = {"steps": 1e9, "tokens": 1e15, "samples": 1e13, "epochs": 1e6, "seconds": 8e6, "flops": 1e27}
+
 
 @dataclass(frozen=True)
 class Training:
@@ -72,8 +75,14 @@ class Budget:
             said = f"both {' and '.join(given)}" if given else "nothing"
             raise TilthError(f"a budget needs exactly one of {names}, and this one says {said}", hint="Write e.g. {epochs: 3}.")
         [(name, value)] = given.items()
-        if not isinstance(value, str) and not value > 0:
+        if isinstance(value, str):  # pydantic says what is wrong with it
+            return
+        if not value > 0:
             raise TilthError(f"the budget's {name} is {value!r} and must be above zero")
+        if value > PLAUSIBLE[name]:
+            raise TilthError(
+                f"a budget of {value:g} {name} is more than any machine gets through", hint="Is it a slip of the pen?"
+            )
 
 
 def checked(settings: S) -> S:
