@@ -132,21 +132,16 @@ def test_each_defect_of_a_folder_is_said(tmp_path):
 
     assert "no config.json" in broken(lambda folder: (folder / "config.json").unlink())
     assert "no weights" in broken(lambda folder: (folder / "model.safetensors").unlink())
-    assert broken(lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 100))
-    assert broken(lambda folder: (folder / "config.json").write_text("{"))
-    assert broken(lambda folder: [path.unlink() for path in folder.glob("tokenizer*")])
-    assert "400" not in broken(lambda folder: _smaller_vocabulary(folder)) or True
-
-
-def _smaller_vocabulary(folder):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["furrowed"])
-    tokenizer.save_pretrained(folder)
+    assert "SafetensorError" in broken(lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 100))
+    assert "config.json" in broken(lambda folder: (folder / "config.json").write_text("{"))
+    assert "okenizer" in broken(lambda folder: [path.unlink() for path in folder.glob("tokenizer*")])
 
 
 def test_a_tokeniser_that_knows_more_than_the_model_is_refused(tmp_path):
     folder = save(small(), TOKENIZER, tmp_path / "model")
-    _smaller_vocabulary(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["furrowed"])
+    tokenizer.save_pretrained(folder)
     with pytest.raises(TilthError, match="the tokeniser knows 401 tokens and the model 400"):
         load(folder)
 
