@@ -111,7 +111,8 @@ def test_causal_is_transformers_loss_for_every_family(config):
 def test_on_rows_of_several_documents_the_loss_is_that_of_transformers_own_forward(batch_of):
     torch.manual_seed(0)
     model = CausalLM(**SMALL, kv_heads=1).build(TOKENIZER)
-    batch = batch_of({"packed": {"length": 16, "packing": "best_fit"}})
+    batch = batch_of({"packed": {"length": 16, "packing": "best_fit"}}, rows=None)
+    assert (batch.position_ids[:, 1:] == 0).any()
     agree(model, Causal(model)(batch), model(**batch).loss)  # with its key-value cache and all
 
 
@@ -185,3 +186,35 @@ def test_the_causal_objective_is_one_graph_without_a_mask(batch_of):
     compiled = torch.compile(learner, fullgraph=True, backend=backend)
     agree(learner.model, compiled(batch), learner(batch).total)
     assert any("linear_cross_entropy" in name for name in seen)
+
+
+@pytest.mark.parametrize("first", ["packed", "best_fit", "answers"])
+def test_a_compiled_objective_sees_masks_and_columns_that_come_and_go(batch_of, first):
+    """A graph made for batches without a mask must not serve one that has it."""
+    torch.manual_seed(0)
+    learner = Causal(CausalLM(**SMALL).build(TOKENIZER))
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter.mul_(6)  # so that what is seen matters
+    sparse = encode_answers(["who grows", "why", "what", "a"], ["barley and rain", "crows", "17", "b"], TOKENIZER).batch(
+        np.arange(4)
+    )
+    several = batch_of({"packed": {"length": 16, "packing": "best_fit"}}, rows=None)
+    kinds = {"packed": Batch(input_ids=several.input_ids, labels=several.labels), "best_fit": several, "answers": sparse}
+    torch._dynamo.reset()
+    compiled = torch.compile(learner, fullgraph=True, backend="eager")
+    for name in [first, *kinds, *kinds]:
+        assert compiled(kinds[name]).total.item() == pytest.approx(learner(kinds[name]).total.item(), rel=1e-5)
+    assert abs(learner(kinds["packed"]).total - learner(kinds["best_fit"]).total) > 1e-2
+
+
+def test_a_compiled_masked_objective_sees_the_padding_of_the_last_row(batch_of):
+    torch.manual_seed(0)
+    learner = MaskedTokens(MaskedLM(**SMALL).build(TOKENIZER).eval())
+    padded = batch_of({"masked": {"length": 32}}, rows=None)
+    full = Batch(**{name: padded[name] for name in padded if name != "attention_mask"})
+    torch._dynamo.reset()
+    compiled = torch.compile(learner, fullgraph=True, backend="eager")
+    for batch in (full, padded, full):
+        assert compiled(batch).total.item() == pytest.approx(learner(batch).total.item(), rel=1e-6)
+    assert abs(learner(full).total - learner(padded).total) > 1e-6

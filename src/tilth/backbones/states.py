@@ -16,9 +16,17 @@ _PLAIN_HEADS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neo
 _INPUTS = ("attention_mask", "position_ids", "token_type_ids")
 
 
+def given(batch: Batch, name: str) -> Tensor | None:
+    """A tensor that not every batch has. A compiled graph is remade when it comes or goes, because this asks the dict:
+    Mapping's own `get` and `in` try and catch KeyError, which leaves no guard, and a mask would be ignored silently."""
+    value: Tensor | None = batch.values_.get(name)  # type: ignore[assignment]
+    return value
+
+
 def inputs_of(batch: Batch) -> dict[str, Tensor]:
     """The batch's inputs as transformers names them."""
-    return {"input_ids": batch.input_ids, **{name: batch[name] for name in _INPUTS if name in batch}}
+    extra = {name: given(batch, name) for name in _INPUTS}
+    return {"input_ids": batch.input_ids, **{name: value for name, value in extra.items() if value is not None}}
 
 
 def output_weight(model: Module) -> Tensor | None:
@@ -33,9 +41,9 @@ def output_weight(model: Module) -> Tensor | None:
 def last_states(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What the network's head sees: (batch, tokens, width). batch: input_ids and, where needed, attention_mask (batch,
     tokens), or (batch, 1, tokens, tokens), and position_ids."""
-    mask = batch.get("attention_mask")
+    mask = given(batch, "attention_mask")
     if type(model) is LlamaForCausalLM and model.config._attn_implementation == "sdpa" and (mask is None or mask.ndim == 4):
-        return _llama_states(model, batch.input_ids, mask, batch.get("position_ids"))
+        return _llama_states(model, batch.input_ids, mask, given(batch, "position_ids"))
     states: Tensor = model.base_model(**inputs_of(batch), **_without_cache(model)).last_hidden_state
     return states
 

@@ -11,7 +11,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilth.backbones.states import inputs_of, last_states, output_weight
+from tilth.backbones.states import given, inputs_of, last_states, output_weight
 from tilth.contracts import Batch, Loss, Objective, method
 from tilth.pretrain.text.cross_entropy import IGNORED, linear_cross_entropy
 
@@ -32,7 +32,7 @@ class Causal(Objective):
 
 def next_token_cross_entropy(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Mean cross entropy of a batch's targets under a causal model, and how many targets there are."""
-    positions = batch.get("positions")
+    positions = given(batch, "positions")
     if positions is None:
         targets = batch.labels[:, 1:].flatten()
     else:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertForMaskedLM, ModernBertForMaskedLM, RobertaForMaskedLM
 
-from tilth.backbones.states import inputs_of, last_states
+from tilth.backbones.states import given, inputs_of, last_states
 from tilth.contracts import Batch, Loss, Objective, method
 from tilth.pretrain.text.cross_entropy import IGNORED
 
@@ -27,7 +27,7 @@ class MaskedTokens(Objective):
     """
 
     def forward(self, batch: Batch) -> Loss:
-        positions = batch.get("positions")
+        positions = given(batch, "positions")
         head = _head(self.model)
         if positions is None:
             logits, targets = self.model(**inputs_of(batch)).logits, batch.labels
