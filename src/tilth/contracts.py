@@ -59,6 +59,14 @@ class Batch(Mapping[str, Any]):
     def __bool__(self) -> bool:
         return True
 
+    # Mapping's own two work by catching KeyError, which torch.compile does not guard: a graph traced without a mask would
+    # then be used for batches that have one.
+    def __contains__(self, name: object) -> bool:
+        return name in self.values_
+
+    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override]
+        return self.values_.get(name, default)
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device; copies do not block."""
         if torch.device(device).type == "cpu":
