@@ -8,7 +8,8 @@ history, so any step of any run can be made again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -173,28 +174,81 @@ class Schedule(ABC):
 
 
 class Reparametrisation(ABC):
-    """Changes how a module's weights are expressed while it trains."""
+    """Changes how a module's weights are expressed while it trains. Kind 'adapter' where it is a setting."""
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
 
     @abstractmethod
-    def apply(self, module: nn.Module) -> nn.Module: ...
+    def apply(self, module: nn.Module) -> None:
+        """Change `module` in place: same outputs, and only what was added has gradients."""
 
     @abstractmethod
-    def fold(self, module: nn.Module) -> nn.Module:
-        """Bake what was trained into ordinary weights: same outputs, original layout."""
+    def fold(self, module: nn.Module) -> None:
+        """Bake what was trained into ordinary weights, in place: same outputs, the original layout."""
 
 
 class Edit(ABC):
-    """model -> model without training."""
+    """model -> model by calculation, or by small trainings of its own: no run of the one loop over forget and retain pairs."""
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
 
     @abstractmethod
-    def __call__(self, model: nn.Module, forget: Any, retain: Any) -> nn.Module: ...
+    def __call__(self, task: Any) -> dict[str, float]:
+        """Change the model of `task` (an `unlearn.task.Task`) in place, or put another in its place; gives metrics."""
 
 
 class Guard(ABC):
-    """Acts while a model generates; saved beside the model and loaded with it."""
+    """Acts while a model generates or is scored; learnt from a forget set, saved beside the weights, loaded with them.
+
+    The constructor is configuration. For each batch of prompts `flags` says which ones the guard concerns: the others are
+    answered by the bare model, bit for bit. Flagged prompts run as batches of their own, so a guard never meets a row
+    it must leave alone: as `refusal` where there is one; else by `decode` where the guard decodes by itself; else by the
+    model's own decoding within `acting` (hooks on modules) with `processors` (transformers LogitsProcessors, fresh for each
+    batch, called with all ids so far and the next token's scores).
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    refusal: str | None = None
+    configured: Configured  # its name and settings, kept with it; set by whoever builds it
 
     @abstractmethod
-    def attach(self, model: nn.Module) -> nn.Module: ...
+    def fit(self, task: Any) -> dict[str, float]:
+        """Learn what is needed from `task` (an `unlearn.task.Task`); the model is not changed. Gives metrics."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What was learnt, for safetensors and JSON."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], text_model: Any) -> None:
+        """Take back what `state` gave; text_model: the model to be guarded, already loaded (a `backbones.folder.TextModel`)."""
+
+    @abstractmethod
+    def flags(self, text_model: Any, prompts: Sequence[str]) -> np.ndarray:
+        """Which prompts (whole texts, as a generation starts from them) the guard acts on: bool (prompts,)."""
+
+    def acting(self, text_model: Any) -> AbstractContextManager[None]:
+        """Within, hooks act on every row of what the model runs."""
+        return nullcontext()
+
+    def processors(self, text_model: Any) -> list[Any]:
+        """LogitsProcessors for one batch of flagged prompts."""
+        return []
+
+    def decode(self, text_model: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str] | None:
+        """The guard's own continuations of flagged prompts; None: the model decodes."""
+        return None
+
+    def adjust(self, logits: Tensor, text_model: Any, batch: Batch, where: Tensor) -> Tensor:
+        """The guarded logits of teacher-forced answers: (n, vocabulary), of the n true positions of `where` (batch, tokens).
+
+        logits: the model's own, computed within `acting`. batch: input_ids, labels (-100 outside the answer), padded on the
+        right. Under a refusal nothing can be learnt of an answer: every token is equally likely.
+        """
+        return torch.zeros_like(logits) if self.refusal is not None else logits
 
 
 class Estimator(ABC):

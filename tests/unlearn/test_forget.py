@@ -185,10 +185,11 @@ def test_a_forget_set_the_model_never_saw_is_warned_of(target, tmp_path):
 def test_an_edit_changes_the_model_without_training(target, tmp_path):
     @method("unlearn", "edit_for_this_test")
     class Blank(Edit):
-        def __call__(self, model, forget, retain):
-            assert (len(forget), len(retain)) == (3, 9)
-            model.lm_head.weight.data.zero_()
-            return model
+        def __call__(self, task):
+            assert (len(task.going), len(task.staying)) == (3, 9)
+            task.text_model.model.lm_head.weight.data.zero_()
+            return {"zeroed": 1.0}
 
     text_model, fitted, _ = run(target, tmp_path, use("unlearn", "edit_for_this_test"))
-    assert not text_model.model.lm_head.weight.any() and fitted.steps == 0
+    assert not text_model.model.lm_head.weight.any()
+    assert fitted.steps == 0 and fitted.metrics == {"zeroed": 1.0}

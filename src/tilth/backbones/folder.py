@@ -26,10 +26,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from tilth.backbones import guards
 from tilth.errors import TilthError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tilth.contracts import Guard
 
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
@@ -43,19 +46,26 @@ _HEADS = (
 
 @dataclass
 class TextModel:
-    """A network, the tokeniser it reads with, and what is known of how it came about."""
+    """A network, the tokeniser it reads with, what is known of how it came about, and the guard set before it, if any."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     about: dict[str, Any] = field(default_factory=dict)
+    guard: Guard | None = None
 
 
 def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, about: Mapping[str, Any] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    about: Mapping[str, Any] | None = None,
+    *,
+    guard: Guard | None = None,
 ) -> Path:
     """Write a transformers folder (safetensors) and `tilth.json`; what stood there before is replaced once all is written.
 
-    `AutoModel...from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read it without Tilth.
+    `AutoModel...from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` read it without Tilth, and then
+    without its guard, which lies in 'guard/': whoever has the weights has what they know.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +74,8 @@ def save(
         new.chmod(0o755)
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
+        if guard is not None:
+            guards.save(guard, new / "guard")
         (new / "tilth.json").write_text(json.dumps(dict(about or {}), indent=1, ensure_ascii=False), encoding="utf-8")
         if folder.exists():
             old = new.with_suffix(".old")
@@ -114,7 +126,10 @@ def load(source: str | Path) -> TextModel:
             hint="Use the tokeniser the model was trained with.",
         )
     about = folder / "tilth.json"
-    return TextModel(model.eval(), tokenizer, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {})
+    text_model = TextModel(model.eval(), tokenizer, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {})
+    if (folder / "guard").is_dir():
+        text_model.guard = guards.load(folder / "guard", text_model)
+    return text_model
 
 
 def _refuse(folder: Path) -> None:

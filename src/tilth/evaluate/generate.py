@@ -7,19 +7,20 @@ does not; keys and values are written into room kept for them instead of being c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from tilth.batches.text.encoding import Encoder, end_token, pad_token
 from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.errors import TilthError
+from tilth.evaluate.guarded import continued
 from tilth.evaluate.likelihood import context_length, evaluating
 
 if TYPE_CHECKING:
@@ -43,10 +44,34 @@ def generate(
 ) -> list[str]:
     """The continuation of each prompt, without its end token, special tokens left out.
 
-    Greedy at temperature 0; otherwise sampled with `seed`, and then what a prompt gives depends on the batch it is in.
+    A guarded model answers through its guard. Greedy at temperature 0; otherwise sampled with `seed`, and then what a prompt gives depends on the batch it is in.
     Stops at the end token, after max_new_tokens, or where the model's context ends. A prompt that fills the context loses
     its front. Raises TilthError for models that cannot generate.
     """
+    sampling: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed, "progress": progress}
+    if (guard := text_model.guard) is not None:
+
+        def some(without: TextModel, chosen: list[str], guarded: bool) -> list[str]:
+            fresh = (lambda: guard.processors(without)) if guarded else None
+            return _generate(without, chosen, max_new_tokens, batch_size, processors=fresh, **sampling)
+
+        return continued(text_model, prompts, max_new_tokens, some)
+    return _generate(text_model, prompts, max_new_tokens, batch_size, **sampling)
+
+
+def _generate(
+    text_model: TextModel,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    *,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    progress: Progress | None,
+    processors: Callable[[], list[Any]] | None = None,
+) -> list[str]:
+    """See `generate`; processors: makes the LogitsProcessors of one batch."""
     model, tokenizer = text_model.model, text_model.tokenizer
     if not getattr(model, "can_generate", lambda: False)():
         raise TilthError(f"{type(model).__name__} cannot generate text", hint="Use a causal language model.")
@@ -67,7 +92,7 @@ def generate(
         for rows in _batches(order, lengths, max_new_tokens, batch_size):
             tokens = ids[ranges(starts[rows], lengths[rows])]
             new = min(max_new_tokens, room - int(lengths[rows].max()))
-            made = _continue(model, tokens, lengths[rows], new, device, settings)
+            made = _continue(model, tokens, lengths[rows], new, device, settings, processors() if processors else [])
             for row, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
                 texts[row] = text
             done += len(rows)
@@ -77,9 +102,18 @@ def generate(
 
 
 def _continue(
-    model: Any, tokens: np.ndarray, lengths: np.ndarray, new: int, device: torch.device, settings: dict[str, Any]
+    model: Any,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    new: int,
+    device: torch.device,
+    settings: dict[str, Any],
+    processors: list[Any],
 ) -> list[list[int]]:
-    """At most `new` token ids that follow each prompt, end token excluded; settings: of transformers' GenerationConfig."""
+    """At most `new` token ids that follow each prompt, end token excluded; settings: of transformers' GenerationConfig.
+
+    processors: LogitsProcessors; they may keep states of rows, so with them no row leaves the batch before all have ended.
+    """
     end, width = settings["eos_token_id"], int(lengths.max())
     inside = np.arange(width) >= width - lengths[:, None]
     padded = np.full(inside.shape, settings["pad_token_id"], dtype=np.int64)
@@ -88,9 +122,11 @@ def _continue(
     made = np.full((len(lengths), new), end, dtype=np.int64)
     alive = torch.arange(len(lengths), device=device)
     cache = _cache(model)
-    for start in range(0, new, _ROUND):
-        config = GenerationConfig(max_new_tokens=min(_ROUND, new - start), **settings)
-        ids = model.generate(ids, attention_mask=mask, generation_config=config, past_key_values=cache)
+    several = {"logits_processor": LogitsProcessorList(processors)} if processors else {}
+    step = new if processors else _ROUND
+    for start in range(0, new, step):
+        config = GenerationConfig(max_new_tokens=min(step, new - start), **settings)
+        ids = model.generate(ids, attention_mask=mask, generation_config=config, past_key_values=cache, **several)
         fresh = ids[:, width + start :]
         made[alive.cpu().numpy(), start : start + fresh.shape[1]] = fresh.cpu().numpy()
         going = ~(fresh == end).any(1)

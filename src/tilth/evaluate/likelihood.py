@@ -7,7 +7,7 @@ tokens at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +21,7 @@ from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.contracts import Batch
 from tilth.errors import TilthError
+from tilth.evaluate.guarded import Predict
 from tilth.unlearn.likelihood import IGNORED, answers
 
 _TOKENS = 2**15  # inputs of one forward pass, padding included
@@ -79,6 +80,28 @@ class TokenStatistics:
         return self.nll / np.maximum(self.count, 1)
 
 
+def merged(parts: Sequence[tuple[np.ndarray, TokenStatistics]]) -> TokenStatistics:
+    """One set of statistics of sequences that were scored apart; with each part, the numbers of its sequences."""
+    count = np.zeros(sum(len(rows) for rows, _ in parts), dtype=np.int64)
+    for rows, found in parts:
+        count[rows] = found.count
+    starts = offsets(count)
+    places = [ranges(starts[rows], found.count) for rows, found in parts]
+
+    def joined(name: str) -> np.ndarray | None:
+        values = [getattr(found, name) for _, found in parts]
+        if any(value is None for value in values):
+            return None
+        out = np.empty(int(starts[-1]), dtype=values[0].dtype)
+        for place, value in zip(places, values, strict=True):
+            out[place] = value
+        return out
+
+    log_probability, hits = joined("log_probability"), joined("hits")
+    assert log_probability is not None and hits is not None
+    return TokenStatistics(log_probability, hits, starts, joined("mean"), joined("variance"))
+
+
 def token_statistics(
     model: nn.Module,
     sequences: Sequences,
@@ -86,11 +109,12 @@ def token_statistics(
     moments: bool = False,
     batch_tokens: int | None = None,
     progress: Progress | None = None,
+    predict: Predict = answers,
 ) -> TokenStatistics:
     """Statistics of every scored token of `sequences` under a causal `model`; in order, whatever the batches were.
 
     moments: also mean and variance of log p over the vocabulary (Min-K%++). batch_tokens: inputs of one forward pass, padding
-    included (None: what suits the device). Raises TilthError when the model gives something that is not a number.
+    included (None: what suits the device). predict: what the model says at the answers of a batch, if not its own. Raises TilthError when the model gives something that is not a number.
     """
     scored = np.concatenate([[0], np.cumsum(sequences.scored)])[sequences.starts]
     found = np.zeros((4 if moments else 2, int(scored[-1])), dtype=np.float32)
@@ -108,7 +132,7 @@ def token_statistics(
                 input_ids=_padded(sequences.ids[tokens], lengths, width, 0),
                 labels=_padded(labels, lengths, width, IGNORED),
             )
-            predicted = answers(model, batch.to(device))
+            predicted = predict(model, batch.to(device))
             there = ranges(scored[rows], np.diff(scored)[rows])
             found[:, there] = _statistics(predicted.logits, predicted.targets, moments).cpu().numpy()
             done += len(rows)

@@ -21,8 +21,10 @@ from tilth.batches.text.encoding import digest
 from tilth.context import Context
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
-from tilth.evaluate.likelihood import Sequences, TokenStatistics, context_length, token_statistics
+from tilth.evaluate.guarded import flagged, guarded_answers
+from tilth.evaluate.likelihood import Sequences, TokenStatistics, context_length, merged, token_statistics
 from tilth.registry import plain
+from tilth.unlearn.likelihood import answers as predicted
 
 
 def template_of(text_model: TextModel, given: Template | None) -> Template:
@@ -67,8 +69,16 @@ def score_answers(
             text=f"{encoded.truncated} of {len(encoded)} question and answer pairs are longer than the model's context of "
             f"{context_length(text_model.model)} tokens and were cut.",
         )
-    sequences = Sequences.of_rows(encoded.input_ids, encoded.labels, encoded.attention_mask)
-    return encoded, token_statistics(text_model.model, sequences, moments=moments, progress=context.progress)
+    acts = flagged(text_model, template.prompts(questions))
+    parts = []
+    for rows, concerned in ((np.flatnonzero(~acts), False), (np.flatnonzero(acts), True)):
+        if not len(rows):
+            continue
+        predict = guarded_answers(text_model, text_model.guard) if concerned and text_model.guard else predicted
+        sequences = Sequences.of_rows(encoded.input_ids[rows], encoded.labels[rows], encoded.attention_mask[rows])
+        found = token_statistics(text_model.model, sequences, moments=moments, progress=context.progress, predict=predict)
+        parts.append((rows, found))
+    return encoded, parts[0][1] if len(parts) == 1 else merged(parts)
 
 
 def without_end(encoded: EncodedAnswers, statistics: TokenStatistics, end: int) -> tuple[np.ndarray, np.ndarray]:

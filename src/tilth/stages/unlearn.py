@@ -1,6 +1,5 @@
 """Take something out of a model."""
 
-import dataclasses
 from typing import Annotated
 
 from tilth.backbones.folder import load, save
@@ -13,7 +12,10 @@ from tilth.unlearn.forget import forget
 
 @method("stage", "unlearn")
 class Unlearn(Stage):
-    """model: what to take it from; forget: what is to go; retain: what is to stay; method: how."""
+    """model: what to take it from; forget: what is to go; retain: what is to stay; method: how.
+
+    adapter: train low-rank additions instead of the weights themselves ('lora', 'fila'); they are folded in afterwards.
+    """
 
     gives = "model"
     trains = True
@@ -28,8 +30,9 @@ class Unlearn(Stage):
         method: Annotated[Configured, Kind("unlearn")] = use("unlearn", "npo"),
         batches: Annotated[Configured, Kind("batches")] = use("batches", "answers"),
         training: Training = Training(),
+        adapter: Annotated[Configured, Kind("adapter")] | None = None,
     ) -> None:
-        self.model, self.forget, self.retain, self.method = model, forget, retain, method
+        self.model, self.forget, self.retain, self.method, self.adapter = model, forget, retain, method, adapter
         self.budget, self.batches, self.training = budget, batches, training
 
     def run(self, context: Context) -> dict[str, float]:
@@ -39,9 +42,10 @@ class Unlearn(Stage):
         fitted = forget(
             text_model, context.corpus(self.forget), retain,
             method=self.method, batches=self.batches, training=self.training, budget=self.budget, context=context,
+            adapter=self.adapter,
         )  # fmt: skip
         removed = {"forgot": context.corpus(self.forget).fingerprint, "method": plain(self.method)}
         about = {**text_model.about, "history": [*text_model.about.get("history", []), removed]}
         if context.first:
-            save(text_model.model, text_model.tokenizer, context.folder / "model", about)
-        return {key: float(value) for key, value in dataclasses.asdict(fitted).items() if key in ("loss", "steps", "seconds")}
+            save(text_model.model, text_model.tokenizer, context.folder / "model", about, guard=text_model.guard)
+        return {"loss": fitted.loss, "steps": float(fitted.steps), "seconds": fitted.seconds, **fitted.metrics}

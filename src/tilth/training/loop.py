@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import errno
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training came to. loss: mean over the last logged window. log: path of log.jsonl. seconds: all sittings together."""
+    """What training came to. loss: mean over the last logged window. log: path of log.jsonl. seconds: all sittings together.
+
+    metrics: what a method without the loop (an edit, a guard) has to say of itself.
+    """
 
     steps: int
     tokens: int
@@ -57,6 +60,7 @@ class Fitted:
     seconds: float
     loss: float
     log: Path
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def fit(

@@ -7,15 +7,18 @@ the objective's own `prepare`, called once here with the model as it is; `fit` t
 import time
 from typing import Protocol, runtime_checkable
 
+from torch import nn
+
 from tilth.backbones.folder import TextModel
 from tilth.context import Context
-from tilth.contracts import Configured, Edit, Examples, Objective
+from tilth.contracts import Configured, Edit, Examples, Guard, Objective, Reparametrisation
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.training.loop import Fitted, fit
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.checks import check_answers, check_known, check_sets
 from tilth.unlearn.pairs import PairedExamples
+from tilth.unlearn.task import Task
 
 
 @runtime_checkable
@@ -24,6 +27,15 @@ class Prepares(Protocol):
 
     def prepare(self, examples: PairedExamples, context: Context) -> PairedExamples:
         """The same examples with what the objective `needs` in their batches; `model` is still the one before."""
+        ...
+
+
+@runtime_checkable
+class PreparesAdapter(Protocol):
+    """An adapter that starts from what the examples say (Fisher information, say)."""
+
+    def prepare(self, model: nn.Module, examples: PairedExamples, context: Context) -> None:
+        """Called once, after `apply` and before the first step; the model's outputs stay what they are."""
         ...
 
 
@@ -37,10 +49,12 @@ def forget(
     training: Training,
     budget: Budget,
     context: Context,
+    adapter: Configured | None = None,
 ) -> Fitted:
     """Change `text_model` so that it no longer knows `forget`, and still knows `retain`; logs and checkpoints lie in context.folder.
 
     An epoch of the budget is one pass over the forget set; each forget example is served with one random retain example.
+    adapter: how the weights are expressed while an objective trains (LoRA and the like); folded back before this returns.
     Raises TilthError when the sets are empty or overlap, or when an answer to forget is empty.
     """
     if getattr(text_model.model.config, "is_encoder_decoder", False):
@@ -53,25 +67,56 @@ def forget(
     staying: Examples | None = encode.build(retain, text_model.tokenizer, context) if retain is not None else None
     if len(going) == 1:
         context.progress.say("the forget set holds one example: every batch repeats it")
-    if issubclass(method.cls, Edit):
-        return _edit(text_model, going, staying, method, context)
+    if issubclass(method.cls, (Edit, Guard)):
+        if adapter is not None:
+            raise TilthError(
+                f"'{method.name}' trains no weights of the model, so 'adapter' has nothing to do", hint="Leave it out."
+            )
+        return _without_loop(Task(text_model, forget, retain, going, staying, training, budget, context), method)
     if not issubclass(method.cls, Objective):
-        raise TilthError(f"the unlearning method '{method.name}' is neither an objective nor an edit")
+        raise TilthError(f"the unlearning method '{method.name}' is neither an objective nor an edit nor a guard")
     objective: Objective = method.build(text_model.model)
     examples = PairedExamples(going, staying)
     if staying is None:
         context.progress.say(f"{method.name}: there is no retain set, so nothing holds the rest of the model in place")
     if isinstance(objective, Prepares):
         examples = objective.prepare(examples, context)
-    return fit(
+    low_rank: Reparametrisation | None = adapter.build() if adapter is not None else None
+    if low_rank is not None:
+        low_rank.apply(text_model.model)
+        if isinstance(low_rank, PreparesAdapter):
+            low_rank.prepare(text_model.model, examples, context)
+    fitted = fit(
         objective, examples,
         training=training, budget=budget, folder=context.folder, seed=context.seed, progress=context.progress,
     )  # fmt: skip
+    if low_rank is not None:
+        low_rank.fold(text_model.model)
+    return fitted
 
 
-def _edit(text_model: TextModel, forget: Examples, retain: Examples | None, method: Configured, context: Context) -> Fitted:
-    """Apply an edit; nothing is trained, so there are no steps, no log and a loss of 0."""
+def _without_loop(task: Task, method: Configured) -> Fitted:
+    """Apply an edit, or fit a guard and set it before the model; the loop does not run, so there are no steps and no loss."""
     began = time.perf_counter()
-    text_model.model = method.build()(text_model.model, forget, retain)
+    made = method.build()
+    if isinstance(made, Guard):
+        if task.text_model.guard is not None:
+            raise TilthError(
+                f"the model already has a guard, '{task.text_model.guard.name}'",
+                hint="Start from the model without it, with one forget set that holds everything to be guarded.",
+            )
+        made.configured = method
+        metrics = made.fit(task)
+        task.text_model.guard = made
+    else:
+        metrics = made(task)
     seconds = time.perf_counter() - began
-    return Fitted(steps=0, tokens=0, samples=len(forget), seconds=seconds, loss=0.0, log=context.folder / "log.jsonl")
+    return Fitted(
+        steps=0,
+        tokens=0,
+        samples=len(task.going),
+        seconds=seconds,
+        loss=0.0,
+        log=task.context.folder / "log.jsonl",
+        metrics=metrics,
+    )

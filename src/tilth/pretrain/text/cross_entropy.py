@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
-_LOGITS = {"cpu": 2**21, "other": 2**26}  # held at a time
+_LOGITS = {"cpu": 2**22, "other": 2**26}  # held at a time
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
