@@ -57,7 +57,7 @@ def continued(
     assert guard is not None
     acts = flagged(text_model, prompts)
     for rows, concerned in ((np.flatnonzero(~acts), False), (np.flatnonzero(acts), True)):
-        some, without = [prompts[row] for row in rows], bare(text_model)
+        some, without = [prompts[row] for row in rows.tolist()], bare(text_model)
         if not some:
             continue
         if not concerned:
