@@ -13,8 +13,9 @@ from tilth.corpus import Corpus
 from tilth.corpus.ingest import ingest
 from tilth.demo.people import people
 from tilth.index import entries, find
-from tilth.unlearn.forget import Prepares
-from tilth.unlearn.pairs import PairedExamples
+from tilth.training.settings import Budget, Training
+from tilth.unlearn.forget import prepared
+from tilth.unlearn.task import Task
 
 # How a pre-training objective is met by a network and batches; a new one says here what it needs.
 PRETRAIN = {
@@ -56,6 +57,8 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
         return use(kind, name).build(classifier(TextModel(model, tokenizer), ["forget", "retain"])), labelled
     # Answers of one length, so that a mean over answer tokens and one over examples weigh half a batch alike.
     rows = rows.filter("question LIKE 'In which year%'")
-    forget, retain = (batches.build().build(rows.filter(f"part = '{part}'"), tokenizer, context) for part in ("forget", "retain"))
-    objective, examples = use(kind, name).build(model), PairedExamples(forget, retain)
-    return objective, objective.prepare(examples, context) if isinstance(objective, Prepares) else examples
+    sets = [rows.filter(f"part = '{part}'") for part in ("forget", "retain")]
+    encoded = [batches.build().build(part, tokenizer, context) for part in sets]
+    task = Task(TextModel(model, tokenizer, {}), *sets, *encoded, Training(), Budget(steps=4), context)
+    objective = use(kind, name).build(model)
+    return objective, prepared(objective, task)

@@ -31,6 +31,15 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class PreparesFromTask(Protocol):
+    """An objective that must see more than encoded examples before the first step: the texts, the tokeniser, the settings."""
+
+    def prepare_from(self, task: Task) -> PairedExamples:
+        """The task's examples with what the objective `needs` in their batches."""
+        ...
+
+
+@runtime_checkable
 class PreparesAdapter(Protocol):
     """An adapter that starts from what the examples say (Fisher information, say)."""
 
@@ -67,20 +76,19 @@ def forget(
     staying: Examples | None = encode.build(retain, text_model.tokenizer, context) if retain is not None else None
     if len(going) == 1:
         context.progress.say("the forget set holds one example: every batch repeats it")
+    task = Task(text_model, forget, retain, going, staying, training, budget, context)
     if issubclass(method.cls, (Edit, Guard)):
         if adapter is not None:
             raise TilthError(
                 f"'{method.name}' trains no weights of the model, so 'adapter' has nothing to do", hint="Leave it out."
             )
-        return _without_loop(Task(text_model, forget, retain, going, staying, training, budget, context), method)
+        return _without_loop(task, method)
     if not issubclass(method.cls, Objective):
         raise TilthError(f"the unlearning method '{method.name}' is neither an objective nor an edit nor a guard")
     objective: Objective = method.build(text_model.model)
-    examples = PairedExamples(going, staying)
     if staying is None:
         context.progress.say(f"{method.name}: there is no retain set, so nothing holds the rest of the model in place")
-    if isinstance(objective, Prepares):
-        examples = objective.prepare(examples, context)
+    examples = prepared(objective, task)
     low_rank: Reparametrisation | None = adapter.build() if adapter is not None else None
     if low_rank is not None:
         low_rank.apply(text_model.model)
@@ -93,6 +101,14 @@ def forget(
     if low_rank is not None:
         low_rank.fold(text_model.model)
     return fitted
+
+
+def prepared(objective: Objective, task: Task) -> PairedExamples:
+    """The task's examples, paired, with everything in their batches that the objective computes before the first step."""
+    if isinstance(objective, PreparesFromTask):
+        return objective.prepare_from(task)
+    examples = PairedExamples(task.going, task.staying)
+    return objective.prepare(examples, task.context) if isinstance(objective, Prepares) else examples
 
 
 def _without_loop(task: Task, method: Configured) -> Fitted:
