@@ -142,6 +142,7 @@ class Backbone(ABC):
 
     kind: ClassVar[str]
     name: ClassVar[str]
+    tokenised: ClassVar[bool] = True  # False: it reads something else than text and is built without a tokeniser
 
     @abstractmethod
     def build(self, inputs: Any) -> nn.Module:
@@ -233,6 +234,10 @@ class Guard(ABC):
     def acting(self, text_model: Any) -> AbstractContextManager[None]:
         """Within, hooks act on every row of what the model runs."""
         return nullcontext()
+
+    def scoring(self, text_model: Any, batch: Batch) -> AbstractContextManager[None]:
+        """As `acting`, while the answers of `batch` (see `adjust`) are scored: for hooks that must know where they begin."""
+        return self.acting(text_model)
 
     def processors(self, text_model: Any) -> list[Any]:
         """LogitsProcessors for one batch of flagged prompts."""

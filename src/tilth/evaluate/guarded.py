@@ -39,7 +39,7 @@ def guarded_answers(text_model: TextModel, guard: Guard) -> Predict:
     without = bare(text_model)
 
     def predict(model: nn.Module, batch: Batch) -> Answers:
-        with guard.acting(without):
+        with guard.scoring(without, batch):
             logits, targets, where = answers(model, batch)
         return Answers(guard.adjust(logits, without, batch, where), targets, where)
 

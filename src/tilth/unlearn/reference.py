@@ -30,7 +30,7 @@ def log_probabilities(model: nn.Module, examples: Examples, context: Context) ->
     """log p(answer | prompt) of every example under `model` as it is now, in nats, summed over the answer: float32 (examples,)."""
 
     def make(folder: Path) -> None:
-        with _evaluating(model) as device:
+        with evaluating(model) as device:
             found = [answer_log_probability(model, batch.to(device)).cpu() for batch in _told(examples, context)]
         np.save(folder / "values.npy", torch.cat(found).numpy())
 
@@ -42,9 +42,9 @@ def distributions(model: nn.Module, examples: Examples, context: Context, *, lim
 
     None if they would take more than `limit` bytes.
     """
-    counts = np.concatenate([_answer_lengths(batch) for batch in _batches(examples)])
+    counts = np.concatenate([_answer_lengths(batch) for batch in batches_in_order(examples)])
     starts = np.concatenate([[0], counts.cumsum()])
-    with _evaluating(model) as device:
+    with evaluating(model) as device:
         classes = log_distribution(model, examples.batch(np.arange(1), Noise(0, np.arange(1))).to(device)).shape[-1]
     if 4 * int(starts[-1]) * classes > limit:
         return None
@@ -52,7 +52,7 @@ def distributions(model: nn.Module, examples: Examples, context: Context, *, lim
     def make(folder: Path) -> None:
         values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.float32, (int(starts[-1]), classes))
         done = 0
-        with _evaluating(model) as device:
+        with evaluating(model) as device:
             for batch in _told(examples, context):
                 found = log_distribution(model, batch.to(device)).cpu().numpy()
                 values[done : done + len(found)] = found
@@ -71,7 +71,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 def examples_fingerprint(examples: Examples) -> str:
     """Of every number the model would see: data, template, tokeniser and length at once."""
     content = xxhash.xxh3_128()
-    for batch in _batches(examples):
+    for batch in batches_in_order(examples):
         for name, tensor in sorted(batch.items()):
             content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             content.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -89,7 +89,7 @@ def _answer_lengths(batch: Batch) -> np.ndarray:
     return np.ones(len(labels), dtype=np.int64) if labels.ndim == 1 else (labels[:, 1:] != IGNORED).sum(1)
 
 
-def _batches(examples: Examples) -> Iterator[Batch]:
+def batches_in_order(examples: Examples) -> Iterator[Batch]:
     """All examples in order."""
     for start in range(0, len(examples), _TOGETHER):
         indices = np.arange(start, min(start + _TOGETHER, len(examples)))
@@ -99,14 +99,14 @@ def _batches(examples: Examples) -> Iterator[Batch]:
 def _told(examples: Examples, context: Context) -> Iterator[Batch]:
     """All examples in order, with progress."""
     context.progress.start("reference", len(examples), "examples")
-    for number, batch in enumerate(_batches(examples), start=1):
+    for number, batch in enumerate(batches_in_order(examples), start=1):
         yield batch
         context.progress.update(min(number * _TOGETHER, len(examples)))
     context.progress.end()
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[torch.device]:
+def evaluating(model: nn.Module) -> Iterator[torch.device]:
     """The model in eval mode, without gradient, on the device it will be trained on; gives the device."""
     device = world().device
     modes = {module: module.training for module in model.modules()}
