@@ -147,6 +147,7 @@ class _Runner:
         self.corpora[name] = corpus
         self.keys[name] = corpus.fingerprint
         entry = {"name": name, "source": spec.source, "where": spec.where, "rows": rows, "fingerprint": corpus.fingerprint}
+        entry["version"] = corpus.version
         self.record["data"].append({**entry, "licence": source.licence, "folder": str(folder)})
 
     def key_of(self, mark: Reference, target: str) -> str:
@@ -168,6 +169,12 @@ class _Runner:
         folder = self.store / f"{stage.name}-{key}"
         started = time.monotonic()
         cached = folder.exists()
+        if (folder / "tainted.json").exists():
+            raise TilthError(
+                f"stage '{name}' was made from rows that have since been forgotten",
+                where=str(folder),
+                hint="Its source still holds these rows: remove them there, or delete this folder to make the stage again with them.",
+            )
         if self.rank:
             if cls.trains and not cached:
                 partial = wait_for(folder.with_name(folder.name + ".partial"))
@@ -184,7 +191,8 @@ class _Runner:
         done = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
         seconds = round(time.monotonic() - started, 3)
         # `name` is this run's; the store's copy may have been made under another.
-        self.record["stages"].append({**done, "name": name, "folder": str(folder), "cached": cached, "waited": seconds})
+        entry = {**done, "name": name, "folder": str(folder), "cached": cached, "waited": seconds}
+        self.record["stages"].append(entry | ({"version": self.corpora[name].version} if cls.gives == "corpus" else {}))
         if self.rank == 0:
             self.link(name, folder)
             if cached:
@@ -246,12 +254,14 @@ def context_of(run_folder: Path, stage: str) -> tuple[Configured, Context]:
         raise TilthError(f"this run has no finished stage '{stage}'", where=str(run_folder), hint="It has: " + ", ".join(done))
     runner = _Runner(recipe, record["seed"], run_folder, store_path(), Progress(), record["scale"])
     for entry in record["data"]:
-        runner.corpora[entry["name"]] = Corpus.open(Path(entry["folder"]) / "corpus.lance", where=entry["where"])
+        runner.corpora[entry["name"]] = Corpus.open(
+            Path(entry["folder"]) / "corpus.lance", where=entry["where"], version=entry.get("version")
+        )
         runner.keys[entry["name"]] = entry["fingerprint"]
     for name, entry in done.items():
         runner.folders[name], runner.keys[name] = Path(entry["folder"]), entry["key"]
         if entry["gives"] == "corpus":
-            runner.corpora[name] = Corpus.open(Path(entry["folder"]) / "corpus.lance")
+            runner.corpora[name] = Corpus.open(Path(entry["folder"]) / "corpus.lance", version=entry.get("version"))
     return recipe.stages[stage], runner.context(recipe.stages[stage], runner.folders[stage])
 
 

@@ -193,3 +193,12 @@ def test_an_edit_changes_the_model_without_training(target, tmp_path):
     text_model, fitted, _ = run(target, tmp_path, use("unlearn", "edit_for_this_test"))
     assert not text_model.model.lm_head.weight.any()
     assert fitted.steps == 0 and fitted.metrics == {"zeroed": 1.0}
+
+
+def test_a_model_that_hardly_knows_the_forget_set_is_told_of_before_anything_is_trained(target, tmp_path):
+    strange = [("where lives ada ?", "mara rome oslo ada in ."), ("who lives in oslo ?", ". oslo where in rome ?")]
+    for number, (rows, expected) in enumerate(((ROWS[:2], False), (strange, True))):
+        context = Context(tmp_path / str(number), progress=Lines())
+        run(target, tmp_path / str(number), use("unlearn", "npo"), forgotten=rows, budget=Budget(steps=1), context=context)
+        told = [line for line in context.progress.lines if "per answer token" in line]
+        assert len(told) == 1 and told[0].startswith("warning: the model hardly knows") is expected

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,7 +237,7 @@ class Corpus:
     def delete(self, where: str) -> int:
         """Delete the rows of this view that meet `where`; returns how many. This object then shows the new version.
 
-        Earlier versions still hold the rows until `lance` cleans them up.
+        Earlier versions still hold the rows until `drop_history`.
         """
         self._writable()
         predicate = self.filter(where).where
@@ -245,6 +246,14 @@ class Corpus:
         removed = before - self._dataset.count_rows()
         self._show(self._dataset)
         return int(removed)
+
+    def drop_history(self) -> None:
+        """Rewrite the table without its deleted rows and remove earlier versions: what was deleted is then off the disk."""
+        self._writable()
+        self._dataset.optimize.compact_files(materialize_deletions=True, materialize_deletions_threshold=0.0)
+        dataset = lance.dataset(self.uri)
+        dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+        self._show(dataset)
 
     def frame(self) -> daft.DataFrame:
         """A lazy Daft frame of this view: version and predicate included, streamed fragment by fragment."""

@@ -46,7 +46,7 @@ class Pretrain(Stage):
             raise TilthError(
                 "'start' brings its own network and tokeniser", hint="Leave out 'backbone' and 'tokenizer', or 'start'."
             )
-        if not start and not (backbone and tokenizer):
+        if not start and not (backbone and (tokenizer or not backbone.cls.tokenised)):  # type: ignore[attr-defined]
             raise TilthError(
                 "a fresh model needs 'backbone' and 'tokenizer'", hint="Or name a model to go on from under 'start'."
             )
@@ -57,7 +57,10 @@ class Pretrain(Stage):
 
         torch.manual_seed(context.seed)
         text_model = self.model(context)
-        examples = self.examples(context, text_model.tokenizer)
+        return self.train(context, text_model, self.examples(context, text_model.tokenizer))
+
+    def train(self, context: Context, text_model: TextModel, examples: Examples) -> dict[str, float]:
+        """The training itself, of a model as it is before the first step."""
         evaluation = None
         if self.held_out:
             held_out = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
@@ -81,8 +84,8 @@ class Pretrain(Stage):
         """The network before the first step."""
         if self.start:
             return load(context.model(self.start))
-        assert self.backbone and self.tokenizer
-        tokenizer = AutoTokenizer.from_pretrained(context.tokenizer(self.tokenizer))
+        assert self.backbone
+        tokenizer = AutoTokenizer.from_pretrained(context.tokenizer(self.tokenizer)) if self.tokenizer else None
         return TextModel(self.backbone.build().build(tokenizer), tokenizer, {})
 
     def examples(self, context: Context, tokenizer: Any) -> Examples:

@@ -4,20 +4,25 @@ Notable: sets are compared by content, column by column of what is learnt, not b
 streamed, so it may be of any size.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from torch import nn
 
 from tilth.context import Context
 from tilth.contracts import Examples, Noise
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
-from tilth.unlearn.likelihood import IGNORED
+from tilth.unlearn.likelihood import IGNORED, cross_entropy
+from tilth.unlearn.reference import evaluating
 
 _CONTENT = {"answers": ["question", "answer"], "text": ["text"], "image": ["image"], "sound": ["sound"]}
 _TOGETHER = 1024  # examples
+_LOOKED_AT = 32  # examples of each set, to see whether the model knows it
+_KNOWN = 0.2  # probability per token
 
 
 def check_sets(forget: Corpus, retain: Corpus | None) -> None:
@@ -65,6 +70,28 @@ def check_known(forget: Corpus, about: dict[str, object], context: Context) -> N
         context.progress.say(
             f"warning: {int((~found).sum())} of {len(found)} rows of the forget set are not in the data this model was trained on"
         )
+
+
+def check_learnt(model: nn.Module, forget: Examples, retain: Examples | None, context: Context) -> None:
+    """Say so if the model hardly knows what it is to forget, before an hour is spent on it; and how well it knows both sets.
+
+    Known is what its answers' tokens have a geometric mean probability of at least 0.2 for, over the first examples of each set.
+    """
+    with evaluating(model) as device:
+        known = [
+            math.exp(-float(cross_entropy(model, examples.batch(first, Noise(0, first)).to(device))))
+            for examples in (forget, retain)
+            if examples is not None
+            for first in [np.arange(min(len(examples), _LOOKED_AT))]
+        ]
+    shown = f"probability per answer token {known[0]:.2g}" + (f", on the retain set {known[1]:.2g}" if len(known) > 1 else "")
+    if known[0] < _KNOWN:
+        context.progress.say(
+            f"warning: the model hardly knows the forget set ({shown}): it may never have learnt it, or have learnt it in another "
+            "template or language; there may be nothing to take out"
+        )
+    else:
+        context.progress.say(f"the model knows the forget set: {shown}")
 
 
 def check_answers(corpus: Corpus, examples: Examples) -> None:

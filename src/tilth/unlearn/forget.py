@@ -16,7 +16,7 @@ from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.training.loop import Fitted, fit
 from tilth.training.settings import Budget, Training
-from tilth.unlearn.checks import check_answers, check_known, check_sets
+from tilth.unlearn.checks import check_answers, check_known, check_learnt, check_sets
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.task import Task
 
@@ -77,6 +77,7 @@ def forget(
     if len(going) == 1:
         context.progress.say("the forget set holds one example: every batch repeats it")
     task = Task(text_model, forget, retain, going, staying, training, budget, context)
+    check_learnt(text_model.model, going, staying, context)
     if issubclass(method.cls, (Edit, Guard)):
         if adapter is not None:
             raise TilthError(
