@@ -121,7 +121,7 @@ def _continue(
     ids, mask = torch.from_numpy(padded).to(device), torch.from_numpy(inside.astype(np.int64)).to(device)
     made = np.full((len(lengths), new), end, dtype=np.int64)
     alive = torch.arange(len(lengths), device=device)
-    cache = _cache(model)
+    cache = roomy_cache(model)
     several = {"logits_processor": LogitsProcessorList(processors)} if processors else {}
     step = new if processors else _ROUND
     for start in range(0, new, step):
@@ -168,7 +168,7 @@ class _RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
 
-def _cache(model: Any) -> DynamicCache:
+def roomy_cache(model: Any) -> DynamicCache:
     """transformers' own cache for `model`, its plain attention layers replaced by roomy ones."""
     cache = DynamicCache(config=model.config)
     cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
