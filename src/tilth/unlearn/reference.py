@@ -5,7 +5,7 @@ target model share it too; computed in eval mode without gradient, and the model
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xxhash
-from torch import nn
+from torch import Tensor, nn
 
 from tilth.backbones.fingerprint import fingerprint
 from tilth.context import Context
@@ -42,24 +42,41 @@ def distributions(model: nn.Module, examples: Examples, context: Context, *, lim
 
     None if they would take more than `limit` bytes.
     """
-    counts = np.concatenate([_answer_lengths(batch) for batch in batches_in_order(examples)])
+    return per_position(model, examples, context, "distributions", log_distribution, _answer_lengths, limit=limit)
+
+
+def per_position(
+    model: nn.Module,
+    examples: Examples,
+    context: Context,
+    what: str,
+    compute: Callable[[nn.Module, Batch], Tensor],
+    lengths: Callable[[Batch], np.ndarray],
+    *,
+    limit: float,
+) -> Ragged | None:
+    """compute(model, batch) -> (n, width) of every example, memory-mapped: Ragged of float32; None beyond `limit` bytes.
+
+    what: names what is computed, all its settings with it. lengths(batch) -> how many of the n rows are each example's.
+    """
+    counts = np.concatenate([lengths(batch) for batch in _batches(examples)])
     starts = np.concatenate([[0], counts.cumsum()])
-    with evaluating(model) as device:
-        classes = log_distribution(model, examples.batch(np.arange(1), Noise(0, np.arange(1))).to(device)).shape[-1]
-    if 4 * int(starts[-1]) * classes > limit:
+    with _evaluating(model) as device:
+        width = compute(model, examples.batch(np.arange(1), Noise(0, np.arange(1))).to(device)).shape[-1]
+    if 4 * int(starts[-1]) * width > limit:
         return None
 
     def make(folder: Path) -> None:
-        values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.float32, (int(starts[-1]), classes))
+        values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.float32, (int(starts[-1]), width))
         done = 0
-        with evaluating(model) as device:
+        with _evaluating(model) as device:
             for batch in _told(examples, context):
-                found = log_distribution(model, batch.to(device)).cpu().numpy()
+                found = compute(model, batch.to(device)).cpu().numpy()
                 values[done : done + len(found)] = found
                 done += len(found)
         values.flush()
 
-    folder = context.cache("reference", _parts("distributions", model, examples), make)
+    folder = context.cache("reference", _parts(what, model, examples), make)
     return Ragged(np.load(folder / "values.npy", mmap_mode="r"), starts)
 
 
