@@ -72,33 +72,64 @@ def _generate(
     processors: Callable[[], list[Any]] | None = None,
 ) -> list[str]:
     """See `generate`; processors: makes the LogitsProcessors of one batch."""
-    model, tokenizer = text_model.model, text_model.tokenizer
-    if not getattr(model, "can_generate", lambda: False)():
-        raise TilthError(f"{type(model).__name__} cannot generate text", hint="Use a causal language model.")
-    settings: dict[str, Any] = {"eos_token_id": end_token(tokenizer), "pad_token_id": pad_token(tokenizer), "do_sample": False}
-    if temperature > 0:
-        settings |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    room = context_length(model)
-    ids, starts = _encoded(prompts, text_model, room - min(max_new_tokens, max(1, room // 2)))
-    lengths = np.diff(starts)
-    order = np.argsort(-lengths, kind="stable")
-    texts = [""] * len(prompts)
-    progress = progress or Progress()
-    with evaluating(model) as device, torch.random.fork_rng(enabled=temperature > 0):
+    ids, starts = _encoded(prompts, text_model, longest_prompt(text_model, max_new_tokens))
+    with torch.random.fork_rng(enabled=temperature > 0):
         if temperature > 0:
             torch.manual_seed(seed)
-        progress.start("generate", len(prompts), "answers")
+            sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        else:
+            sampling = {"do_sample": False}
+        made = continue_ids(
+            text_model, ids, starts, max_new_tokens, batch_size, sampling=sampling, processors=processors, progress=progress
+        )
+    return list(text_model.tokenizer.batch_decode(made, skip_special_tokens=True))
+
+
+def longest_prompt(text_model: TextModel, max_new_tokens: int) -> int:
+    """The most tokens a prompt may have so that the answer finds room in the model's context; TilthError if it cannot generate."""
+    model = text_model.model
+    if not getattr(model, "can_generate", lambda: False)():
+        raise TilthError(f"{type(model).__name__} cannot generate text", hint="Use a causal language model.")
+    room = context_length(model)
+    return room - min(max_new_tokens, max(1, room // 2))
+
+
+def continue_ids(
+    text_model: TextModel,
+    ids: np.ndarray,
+    starts: np.ndarray,
+    max_new_tokens: int,
+    batch_size: int = 128,
+    *,
+    sampling: dict[str, Any] | None = None,
+    processors: Callable[[], list[Any]] | None = None,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Token ids with which the bare model goes on from each prompt, end token excluded; greedy without `sampling`.
+
+    ids: of all prompts end to end, each with what its sequence begins with; starts (prompts + 1,): where each begins.
+    """
+    model, tokenizer = text_model.model, text_model.tokenizer
+    longest_prompt(text_model, max_new_tokens)  # or it cannot generate
+    settings: dict[str, Any] = {"eos_token_id": end_token(tokenizer), "pad_token_id": pad_token(tokenizer)}
+    settings |= sampling or {"do_sample": False}
+    room, lengths = context_length(model), np.diff(starts)
+    order = np.argsort(-lengths, kind="stable")
+    found: list[list[int]] = [[]] * len(lengths)
+    progress = progress or Progress()
+    with evaluating(model) as device:
+        progress.start("generate", len(lengths), "answers")
         done = 0
         for rows in _batches(order, lengths, max_new_tokens, batch_size):
             tokens = ids[ranges(starts[rows], lengths[rows])]
             new = min(max_new_tokens, room - int(lengths[rows].max()))
             made = _continue(model, tokens, lengths[rows], new, device, settings, processors() if processors else [])
-            for row, text in zip(rows, tokenizer.batch_decode(made, skip_special_tokens=True), strict=True):
-                texts[row] = text
+            for row, continued_ids in zip(rows.tolist(), made, strict=True):
+                found[row] = continued_ids
             done += len(rows)
             progress.update(done)
         progress.end()
-    return texts
+    return found
 
 
 def _continue(

@@ -14,15 +14,13 @@ import numpy as np
 
 from tilth.backbones.folder import TextModel, load
 from tilth.batches.text.answers import Template
-from tilth.batches.text.encoding import Encoder, end_token
-from tilth.batches.text.ragged import offsets
 from tilth.context import Context
 from tilth.contracts import Benchmark, CorpusRef, ModelRef, Scores, method
 from tilth.corpus import Corpus
 from tilth.evaluate import metrics
-from tilth.evaluate.likelihood import TokenStatistics, context_length, token_statistics
-from tilth.evaluate.perplexity import cut
-from tilth.evaluate.questions import kept_of_gold, read_rows, score_answers, template_of
+from tilth.evaluate.likelihood import TokenStatistics
+from tilth.evaluate.questions import kept_of_gold
+from tilth.evaluate.rows import content_rows, score_rows
 from tilth.registry import Fraction, PositiveInt
 
 
@@ -82,8 +80,7 @@ class Membership(Benchmark):
 
     def rows(self, corpus: Corpus) -> dict[str, list[Any]]:
         """Questions and answers where the corpus has them, else texts."""
-        asked = "question" in corpus.columns and "answer" in corpus.columns
-        return read_rows(corpus, ["question", "answer"] if asked else [self.column], self.limit)
+        return content_rows(corpus, self.limit, self.column)
 
     def scores(self, text_model: TextModel, read: list[dict[str, list[Any]]], context: Context) -> dict[str, np.ndarray]:
         """Score of every example by name, forget first, then holdout; lower is more like a member."""
@@ -105,18 +102,7 @@ class Membership(Benchmark):
 
     def statistics(self, text_model: TextModel, rows: dict[str, list[Any]], context: Context) -> TokenStatistics:
         """Of the answers, or of whole texts, whose first token is predicted from the end token."""
-        if "answer" in rows:
-            template = template_of(text_model, self.template)
-            return score_answers(text_model, rows["question"], rows["answer"], template, context, moments=True)[1]
-        ids, lengths = Encoder(text_model.tokenizer)([text or "" for text in rows[self.column]])
-        length = context_length(text_model.model)
-        windows = cut(ids.astype(np.int64), offsets(lengths), end_token(text_model.tokenizer), length, max(1, length // 2))
-        found = token_statistics(text_model.model, windows.sequences, moments=True, progress=context.progress)
-        order = np.argsort(windows.tokens, kind="stable")
-        assert found.mean is not None and found.variance is not None
-        return TokenStatistics(
-            found.log_probability[order], found.hits[order], offsets(lengths), found.mean[order], found.variance[order]
-        )
+        return score_rows(text_model, rows, self.template, context, moments=True, column=self.column).statistics
 
     def aucs(self, scores: dict[str, np.ndarray], members: int) -> dict[str, float]:
         """Of each score; the first `members` values are the forget set's."""

@@ -107,6 +107,16 @@ def extraction_strength(hits: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return 1 - k / np.maximum(np.diff(starts), 1) - (np.diff(starts) == 0)
 
 
+def ngram_overlap(made: Sequence[int], true: Sequence[int], size: int) -> float:
+    """Share of the `size`-grams of `made` that occur in `true`; 0 where `made` is too short to have one.
+
+    OVERLAP_n of arXiv 2210.01504, eq. 3, on token ids; extraction likelihood is its mean over the positions a text is cut at.
+    """
+    grams = [tuple(made[start : start + size]) for start in range(len(made) - size + 1)]
+    known = {tuple(true[start : start + size]) for start in range(len(true) - size + 1)}
+    return sum(gram in known for gram in grams) / len(grams) if grams else 0.0
+
+
 def min_k(token_scores: np.ndarray, starts: np.ndarray, fraction: float) -> np.ndarray:
     """Minus the mean of the lowest `fraction` of each example's token scores, max(1, floor(fraction n)) of them.
 
