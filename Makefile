@@ -16,7 +16,7 @@ help:
 	@touch $@
 
 .venv/.installed: .venv/.python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --editable . --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[serve]' --constraint constraints.txt
 	@touch $@
 
 .venv/.test: .venv/.installed
