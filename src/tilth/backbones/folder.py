@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -26,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tilth.backbones import guards
+from tilth.backbones import guards, images
 from tilth.errors import TilthError
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 
     from tilth.contracts import Guard
 
+images.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _HEADS = (
+    (("ForImageClassification",), AutoModelForImageClassification),
     (("ForSequenceClassification",), AutoModelForSequenceClassification),
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),
@@ -46,17 +49,20 @@ _HEADS = (
 
 @dataclass
 class TextModel:
-    """A network, the tokeniser it reads with, what is known of how it came about, and the guard set before it, if any."""
+    """A network, the tokeniser it reads with, what is known of how it came about, and the guard set before it, if any.
+
+    A classifier of images has no tokeniser: None, which whoever handles texts need not expect.
+    """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any  # a PreTrainedTokenizerBase
     about: dict[str, Any] = field(default_factory=dict)
     guard: Guard | None = None
 
 
 def save(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     folder: str | Path,
     about: Mapping[str, Any] | None = None,
     *,
@@ -73,7 +79,8 @@ def save(
     try:
         new.chmod(0o755)
         model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
         if guard is not None:
             guards.save(guard, new / "guard")
         (new / "tilth.json").write_text(json.dumps(dict(about or {}), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -93,7 +100,7 @@ def load(source: str | Path) -> TextModel:
     """The model in a folder, or of a Hub id such as 'owner/name', in evaluation mode and in the precision it was saved in.
 
     Which kind of model is read from its configuration. Raises TilthError when there is no such folder or id, when it is
-    not a text model with all its weights, when it holds pickles or needs code of its own, or when the tokeniser knows
+    not a text model or a classifier of images with all its weights, when it holds pickles or needs code of its own, or when the tokeniser knows
     more tokens than the model.
     """
     place = str(source)
@@ -109,8 +116,9 @@ def load(source: str | Path) -> TextModel:
         raise TilthError(
             "the model needs code of its own, which is not run", where=place, hint="Convert it to a class of transformers."
         )
-    tokenizer = _read(AutoTokenizer, place, place)
-    model, report = _read(_auto_class(config, place), place, place, use_safetensors=True, output_loading_info=True)
+    auto = _auto_class(config, place)
+    tokenizer = _read(AutoTokenizer, place, place) if auto is not AutoModelForImageClassification else None
+    model, report = _read(auto, place, place, use_safetensors=True, output_loading_info=True)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise TilthError(
@@ -118,8 +126,8 @@ def load(source: str | Path) -> TextModel:
             where=place,
             hint="Save the model again with save_pretrained.",
         )
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) > rows:
+    rows = model.get_input_embeddings().weight.shape[0] if tokenizer is not None else 0
+    if tokenizer is not None and len(tokenizer) > rows:
         raise TilthError(
             f"the tokeniser knows {len(tokenizer)} tokens and the model {rows}",
             where=place,
@@ -159,7 +167,7 @@ def _auto_class(config: PretrainedConfig, place: str) -> Any:
         if any(name.endswith(endings) for name in names):
             return auto
     raise TilthError(
-        f"this is not a text model with a head: its architecture is {', '.join(names) or 'not named'}",
+        f"this is not a text model with a head or a classifier of images: its architecture is {', '.join(names) or 'not named'}",
         where=place,
         hint="Known: " + ", ".join(ending for endings, _ in _HEADS for ending in endings) + ".",
     )

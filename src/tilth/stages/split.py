@@ -16,7 +16,7 @@ from tilth.registry import Fraction
 
 @method("stage", "split")
 class Split(Stage):
-    """The share [start, stop) of the rows of `data`, in the order of a hash of their ids.
+    """The share [start, stop) of the rows of `data` (of those for which `where`, in SQL, is true), in the order of a hash of their ids.
 
     Two stages with adjoining shares of one corpus have no row in common and leave none out. Needs 8 bytes of memory a row.
     """
@@ -24,14 +24,15 @@ class Split(Stage):
     gives = "corpus"
     seeded = False
 
-    def __init__(self, *, data: CorpusRef, start: Fraction = 0.0, stop: Fraction = 1.0) -> None:
+    def __init__(self, *, data: CorpusRef, start: Fraction = 0.0, stop: Fraction = 1.0, where: str | None = None) -> None:
         if start >= stop:
             raise TilthError(f"'split' from {start} to {stop} is empty", hint="'start' must be below 'stop'.")
-        self.data, self.start, self.stop = data, start, stop
+        self.data, self.start, self.stop, self.where = data, start, stop, where
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows."""
         corpus = context.corpus(self.data)
+        corpus = corpus.filter(self.where) if self.where else corpus
         hashes = np.sort(np.concatenate([hashed(batch) for batch in corpus.scan(["id"])]))
         count = len(hashes)
         first, end = int(self.start * count), int(self.stop * count)

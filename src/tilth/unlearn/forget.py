@@ -5,6 +5,7 @@ the objective's own `prepare`, called once here with the model as it is; `fit` t
 """
 
 import time
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -36,6 +37,15 @@ class PreparesFromTask(Protocol):
 
     def prepare_from(self, task: Task) -> PairedExamples:
         """The task's examples with what the objective `needs` in their batches."""
+        ...
+
+
+@runtime_checkable
+class Reports(Protocol):
+    """An objective that watched something while it trained."""
+
+    def metrics(self) -> dict[str, float]:
+        """Called once, after the last step."""
         ...
 
 
@@ -86,6 +96,7 @@ def forget(
         return _without_loop(task, method)
     if not issubclass(method.cls, Objective):
         raise TilthError(f"the unlearning method '{method.name}' is neither an objective nor an edit nor a guard")
+    trainable = [parameter for parameter in text_model.model.parameters() if parameter.requires_grad]
     objective: Objective = method.build(text_model.model)
     if staying is None:
         context.progress.say(f"{method.name}: there is no retain set, so nothing holds the rest of the model in place")
@@ -101,7 +112,9 @@ def forget(
     )  # fmt: skip
     if low_rank is not None:
         low_rank.fold(text_model.model)
-    return fitted
+    for parameter in trainable:  # an objective may have trained a part of them only
+        parameter.requires_grad_(True)
+    return replace(fitted, metrics=objective.metrics()) if isinstance(objective, Reports) else fitted
 
 
 def prepared(objective: Objective, task: Task) -> PairedExamples:
