@@ -46,7 +46,8 @@ def corpus(folder: Path) -> Corpus:
 def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objective, Examples]:
     """An objective with its tiny model (drawn from `seed`) and its examples."""
     torch.manual_seed(seed)
-    rows, context = corpus(folder / "data"), Context(folder, seed)
+    rows, context = corpus(folder / "data"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
     tokenizer = use("tokenizer", "word", sentinels=8).build().train(iter(rows.table(["text"])["text"].to_pylist()))
     backbone, batches = PRETRAIN[name] if kind == "pretrain" else ("causal_lm", use("batches", "answers", length=48))
     model = use("backbone", backbone, width=32, depth=1, heads=2).build().build(tokenizer)

@@ -42,7 +42,7 @@ class Translator:
     """Replaces terms in token sequences of one tokeniser."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, anchors: Anchors) -> None:
-        self.encoder, self.anchors = Encoder(tokenizer), anchors
+        self.encoder, self.anchors, self.unknown = Encoder(tokenizer), anchors, tokenizer.unk_token_id
         self.before = self.encoder.core.encode(_BEFORE, add_special_tokens=False).ids
         self.known: dict[int, str] = {}
         self.encoded: dict[str, list[int]] = {}
@@ -102,14 +102,14 @@ class Translator:
             )
         return self.encoded[fragment]
 
-    def beginning(self, counterpart: str) -> set[int]:
-        """The token that a counterpart begins with, behind a space and without one."""
+    def beginning(self, words: str) -> set[int]:
+        """The tokens that words begin with, behind a space and without one; none where the tokeniser does not know them."""
         found = set()
-        for ids in (self.encode(f" {counterpart}"), self.encode(counterpart)):
+        for ids in (self.encode(f" {words}"), self.encode(words)):
             found.add(
                 next(token for token, piece in zip(ids, self.pieces(ids), strict=True) if piece.strip() or token == ids[-1])
             )
-        return found
+        return found - {self.unknown}
 
 
 def _touching(first: list[int], behind: list[int]) -> list[list[int]]:

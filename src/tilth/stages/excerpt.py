@@ -1,0 +1,64 @@
+"""A part of a long text, cut into pieces: one book of a library, one play of a collection."""
+
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from tilth.context import Context
+from tilth.contracts import CorpusRef, Stage, method
+from tilth.corpus import Corpus
+from tilth.errors import TilthError
+from tilth.registry import PositiveInt
+
+
+@method("stage", "excerpt")
+class Excerpt(Stage):
+    """What lies between two places of the texts of `data`, as rows of about `characters` characters that end with a paragraph.
+
+    begin, end: words as they stand in the text; the excerpt starts with the first `begin` and ends before the first `end` behind
+    it. Without `begin` it starts with the text, without `end` it goes to the text's end. Texts without `begin` give nothing.
+    """
+
+    gives = "corpus"
+    seeded = False
+
+    def __init__(
+        self, *, data: CorpusRef, begin: str | None = None, end: str | None = None, characters: PositiveInt = 1000
+    ) -> None:
+        self.data, self.begin, self.end, self.characters = data, begin, end, characters
+
+    def run(self, context: Context) -> dict[str, float]:
+        """Write 'corpus.lance'; metrics: rows, characters."""
+        corpus = context.corpus(self.data)
+        pieces = [piece for text in _texts(corpus) for piece in cut(self.between(text), self.characters)]
+        if not pieces:
+            raise TilthError(f"no text of '{self.data}' holds {self.begin!r}", hint="Check its spelling, white space included.")
+        table = pa.table({"id": [f"{number:06d}" for number in range(len(pieces))], "text": pieces})
+        Corpus.write(context.folder / "corpus.lance", table.to_batches(), table.schema, metadata={"kind": "text"})
+        return {"rows": float(len(pieces)), "characters": float(sum(map(len, pieces)))}
+
+    def between(self, text: str) -> str:
+        """The excerpt of one text; empty where `begin` does not stand in it."""
+        start = text.find(self.begin) if self.begin is not None else 0
+        if start < 0:
+            return ""
+        stop = text.find(self.end, start + len(self.begin or "")) if self.end is not None else -1
+        return text[start:] if stop < 0 else text[start:stop]
+
+
+def cut(text: str, characters: int) -> list[str]:
+    """The text in pieces that end with a paragraph, each the shortest of at least `characters` characters (the last may be shorter)."""
+    pieces, length = [[""]], 0
+    for paragraph in filter(None, (part.strip("\n") for part in re.split(r"\n\s*\n", text))):
+        if length >= characters:
+            pieces.append([])
+            length = 0
+        pieces[-1].append(paragraph)
+        length += len(paragraph)
+    return [whole for whole in ("\n\n".join(filter(None, piece)) for piece in pieces) if whole.strip()]
+
+
+def _texts(corpus: Corpus) -> Iterator[str]:
+    for batch in corpus.scan(["text"]):
+        yield from (text for text in batch.column(0).to_pylist() if text)
