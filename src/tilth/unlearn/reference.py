@@ -59,9 +59,9 @@ def per_position(
 
     what: names what is computed, all its settings with it. lengths(batch) -> how many of the n rows are each example's.
     """
-    counts = np.concatenate([lengths(batch) for batch in _batches(examples)])
+    counts = np.concatenate([lengths(batch) for batch in batches_in_order(examples)])
     starts = np.concatenate([[0], counts.cumsum()])
-    with _evaluating(model) as device:
+    with evaluating(model) as device:
         width = compute(model, examples.batch(np.arange(1), Noise(0, np.arange(1))).to(device)).shape[-1]
     if 4 * int(starts[-1]) * width > limit:
         return None
@@ -69,7 +69,7 @@ def per_position(
     def make(folder: Path) -> None:
         values = np.lib.format.open_memmap(folder / "values.npy", "w+", np.float32, (int(starts[-1]), width))
         done = 0
-        with _evaluating(model) as device:
+        with evaluating(model) as device:
             for batch in _told(examples, context):
                 found = compute(model, batch.to(device)).cpu().numpy()
                 values[done : done + len(found)] = found
@@ -89,10 +89,19 @@ def examples_fingerprint(examples: Examples) -> str:
     """Of every number the model would see: data, template, tokeniser and length at once."""
     content = xxhash.xxh3_128()
     for batch in batches_in_order(examples):
-        for name, tensor in sorted(batch.items()):
+        for name, tensor in _tensors(batch):
             content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             content.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return content.hexdigest()
+
+
+def _tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a batch, those of batches inside it too."""
+    for name, value in sorted(batch.items()):
+        if isinstance(value, Batch):
+            yield from ((f"{name}.{inner}", tensor) for inner, tensor in _tensors(value))
+        elif value is not None:
+            yield name, value
 
 
 def _parts(what: str, model: nn.Module, examples: Examples) -> dict[str, str]:
