@@ -17,13 +17,14 @@ import numpy as np
 from tilth.backbones.fingerprint import fingerprint
 from tilth.backbones.folder import TextModel, load
 from tilth.batches.text.answers import DEFAULT, EncodedAnswers, Template, encode_answers
-from tilth.batches.text.encoding import digest
+from tilth.batches.text.encoding import digest, end_token
 from tilth.context import Context
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.evaluate.guarded import flagged, guarded_answers
 from tilth.evaluate.likelihood import Sequences, TokenStatistics, context_length, merged, token_statistics
 from tilth.registry import plain
+from tilth.unlearn.likelihood import IGNORED
 from tilth.unlearn.likelihood import answers as predicted
 
 
@@ -59,8 +60,9 @@ def score_answers(
     context: Context,
     *,
     moments: bool = False,
+    end: bool = True,
 ) -> tuple[EncodedAnswers, TokenStatistics]:
-    """Statistics of each answer's tokens and of the end token behind it, given its question."""
+    """Statistics of each answer's tokens and of the end token behind it (unless `end` is False), given its question."""
     encoded = encode_answers(questions, answers, text_model.tokenizer, template, context_length(text_model.model))
     if encoded.truncated:
         context.exhibit(
@@ -69,13 +71,17 @@ def score_answers(
             text=f"{encoded.truncated} of {len(encoded)} question and answer pairs are longer than the model's context of "
             f"{context_length(text_model.model)} tokens and were cut.",
         )
+    labels = encoded.labels
+    if not end:
+        last = np.arange(len(encoded)), encoded.size - 1
+        labels[last] = np.where(encoded.input_ids[last] == end_token(text_model.tokenizer), IGNORED, labels[last])
     acts = flagged(text_model, template.prompts(questions))
     parts = []
     for rows, concerned in ((np.flatnonzero(~acts), False), (np.flatnonzero(acts), True)):
         if not len(rows):
             continue
         predict = guarded_answers(text_model, text_model.guard) if concerned and text_model.guard else predicted
-        sequences = Sequences.of_rows(encoded.input_ids[rows], encoded.labels[rows], encoded.attention_mask[rows])
+        sequences = Sequences.of_rows(encoded.input_ids[rows], labels[rows], encoded.attention_mask[rows])
         found = token_statistics(text_model.model, sequences, moments=moments, progress=context.progress, predict=predict)
         parts.append((rows, found))
     return encoded, parts[0][1] if len(parts) == 1 else merged(parts)
