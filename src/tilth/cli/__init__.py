@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from tilth.cli import forgetting, inspecting, life, running, serving
+from tilth.cli import audit, forgetting, inspecting, life, running, serving
 from tilth.errors import TilthError
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-for module in (running, life, forgetting, serving, inspecting):
+for module in (running, life, audit, forgetting, serving, inspecting):
     module.register(app)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tilth.cli.options import Json, Out, Quiet, Seed, Set, With, import_methods, model_reference, pairs, values
+from tilth.cli.options import Json, Out, Quiet, Seed, Set, With, data_entry, import_methods, model_reference, pairs, values
 from tilth.cli.running import go
 from tilth.errors import TilthError
 
@@ -49,7 +49,7 @@ def pretrain(
     from tilth.cli.choosing import choose
     from tilth.cli.output import say
 
-    chosen = choose(_data(data), recipe=recipe, minutes=minutes, overrides=values(set_))
+    chosen = choose(data_entry(data), recipe=recipe, minutes=minutes, overrides=values(set_))
     for line in chosen.why:
         say(line)
     folder = out or Path("runs") / f"pretrain-{Path(data).stem}"
@@ -76,7 +76,7 @@ def curate(
     from tilth.cli.output import say
     from tilth.recipe import Recipe
 
-    loaded = _with_data(Recipe.load(recipe, overrides=values(set_)).tree, _data(data))
+    loaded = _with_data(Recipe.load(recipe, overrides=values(set_)).tree, data_entry(data))
     folder = out if out.suffix not in (".parquet", ".jsonl") else out.with_suffix(".run")
     done = go(loaded, out=folder, seed=0, quiet=quiet, as_json=as_json)
     stage = [name for name, made in loaded.stages.items() if made.cls.gives == "corpus"][-1]  # type: ignore[attr-defined]
@@ -102,9 +102,9 @@ def adapt(
     from tilth.cli.output import say
 
     stage: dict[str, Any] = {"model": model_reference(model), "data": "data", "label": label, "method": method}
-    sources = {"data": _data(data)}
+    sources = {"data": data_entry(data)}
     if test:
-        sources["test"], stage["test"] = _data(test), "test"
+        sources["test"], stage["test"] = data_entry(test), "test"
     done, folder = _one("adapted", "adapt", stage, sources, set_, seed, out, quiet, as_json)
     say(f"Model: {_keep(done, 'adapted', folder)}")
 
@@ -130,9 +130,9 @@ def unlearn(
     stage: dict[str, Any] = {
         "model": model_reference(model), "forget": "forget", "method": method, "budget": {"epochs": epochs}, "training": {"lr": lr},
     }  # fmt: skip
-    sources = {"forget": _data(forget)}
+    sources = {"forget": data_entry(forget)}
     if retain:
-        sources["retain"], stage["retain"] = _data(retain), "retain"
+        sources["retain"], stage["retain"] = data_entry(retain), "retain"
     done, folder = _one("unlearned", "unlearn", stage, sources, set_, seed, out, quiet, as_json)
     say(f"Model: {_keep(done, 'unlearned', folder)}")
 
@@ -153,7 +153,7 @@ def evaluate(
 ) -> None:
     """Measure a model. Data settings of the benchmark are given as --data SETTING=PATH."""
     import_methods(with_)
-    sources = {name: _data(text) for name, text in pairs(data, "--data").items()}
+    sources = {name: data_entry(text) for name, text in pairs(data, "--data").items()}
     settings = {**{name: name for name in sources}, **values(set_)}
     if isinstance(settings.get("gold"), str):
         settings["gold"] = model_reference(settings["gold"])
@@ -200,15 +200,8 @@ def embed(
 
     if out.suffix != ".parquet":
         raise TilthError(f"'{out}' does not end in .parquet", hint="Embeddings are written as one Parquet file.")
-    rows, width = embed_corpus(model_reference(model), _data(data), out, batch_size, progress(quiet=quiet))
+    rows, width = embed_corpus(model_reference(model), data_entry(data), out, batch_size, progress(quiet=quiet))
     print(f"{rows} rows of {width} numbers: {out}")
-
-
-def _data(text: str) -> dict[str, Any]:
-    """'PATH', 'NAME' or 'X where CONDITION' as an entry of `data:`."""
-    source, _, where = text.partition(" where ")
-    path = Path(source).expanduser()
-    return {"source": str(path.absolute()) if path.exists() else source, **({"where": where} if where else {})}
 
 
 def _with_data(tree: Any, entry: dict[str, Any]) -> Any:

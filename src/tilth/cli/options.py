@@ -68,3 +68,10 @@ def model_reference(given: str) -> str:
             f"there is no model folder '{given}'", hint="Give the folder of a model, or a Hub id such as owner/name."
         )
     return given
+
+
+def data_entry(text: str) -> dict[str, Any]:
+    """'PATH', 'NAME' or 'X where CONDITION' as an entry of `data:`."""
+    source, _, where = text.partition(" where ")
+    path = Path(source).expanduser()
+    return {"source": str(path.absolute()) if path.exists() else source, **({"where": where} if where else {})}

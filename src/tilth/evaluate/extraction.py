@@ -38,7 +38,8 @@ class Extraction(Benchmark):
     seen, the stop rule of arXiv 2210.01504, section 3.2.
 
     Rows with question and answer: the answer's tokens, the question being given; rows with `column`: the whole text, to the
-    model's context. positions: at so many t, evenly spread, instead of all; ask: on so many rows (0: no extraction likelihood).
+    model's context. positions: at so many t, evenly spread, instead of all; ask: on so many rows (0: no extraction likelihood); never of the
+    retain set, which nobody wants to hide.
     Texts of m tokens or fewer have no extraction likelihood and are left out of its mean.
     """
 
@@ -73,7 +74,7 @@ class Extraction(Benchmark):
                 "probability": metrics.answer_probability(scored.statistics.average),
                 "exact_memorisation": metrics.exact_memorisation(scored.hits, scored.starts),
                 "extraction_strength": metrics.extraction_strength(scored.hits, scored.starts),
-                "extraction_likelihood": self.likelihood(text_model, rows, context),
+                "extraction_likelihood": self.likelihood(text_model, rows, 0 if name == "retain" else self.ask, context),
             }
             details["set"] += [name] * len(rows["id"])
             details["id"] += rows["id"]
@@ -85,10 +86,10 @@ class Extraction(Benchmark):
         self.exhibit(found, context)
         return Scores(found, details)
 
-    def likelihood(self, text_model: TextModel, rows: dict[str, list[Any]], context: Context) -> np.ndarray:
-        """EL_m of every row, nan where it was not asked for or the row is too short: (rows,)."""
+    def likelihood(self, text_model: TextModel, rows: dict[str, list[Any]], ask: int, context: Context) -> np.ndarray:
+        """EL_m of `ask` rows, nan where it was not asked for or the row is too short: (rows,)."""
         values = np.full(len(rows["id"]), np.nan)
-        asked = np.unique(np.linspace(0, len(values) - 1, min(self.ask, len(values))).astype(int)).tolist()
+        asked = np.unique(np.linspace(0, len(values) - 1, min(ask, len(values))).astype(int)).tolist()
         before, texts = self.encoded(text_model, rows, asked)
         prefixes, rests, owners = [], [], []
         for row, front, text in zip(asked, before, texts, strict=True):
@@ -154,5 +155,5 @@ class Extraction(Benchmark):
             "What can be extracted",
             columns=["set", *(what.replace("_", " ") for what in _MEANS)],
             rows=[[name, *(found.get(f"{name}_{what}") for what in _MEANS)] for name in names],
-            note=f"Extraction likelihood of {self.ngram}-grams, at {self.positions} positions of {self.ask} rows of each set.",
+            note=f"Extraction likelihood of {self.ngram}-grams, at {self.positions} positions of {self.ask} rows.",
         )

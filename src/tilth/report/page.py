@@ -53,7 +53,7 @@ def render(reader: Reader) -> str:
                 exhibits.setdefault(stage.name, []).append(shown)
     rows = sum(int(entry["rows"]) for entry in _sources(reader))
     tree = reader.mapping("tree")
-    return _environment().get_template("report.html.j2").render(
+    return templates().get_template("report.html.j2").render(
         title=str(record.get("recipe") or "run"),
         summary=str(record.get("summary") or ""),
         done=done(stages, rows),
@@ -79,7 +79,8 @@ def render(reader: Reader) -> str:
     )  # fmt: skip
 
 
-def _environment() -> Environment:
+def templates() -> Environment:
+    """Jinja2 over this room's templates: everything escaped, numbers and durations as filters."""
     environment = Environment(
         loader=PackageLoader("tilth.report"),
         autoescape=True,
