@@ -234,3 +234,9 @@ def test_every_objective_forgets_plain_text_too(taught, tmp_path, packing, name)
         batches=use("batches", "packed", length=7, packing=packing), training=STEADY, budget=Budget(steps=15), context=Context(tmp_path),
     )  # fmt: skip
     assert probability(text_model, "Ben is at mill of", "Ada") < 0.2
+
+
+@torch.no_grad()
+def test_a_counterpart_the_tokeniser_does_not_know_is_no_obstacle(bed):
+    made, _ = labels_of(bed, terms={"Ada": "Zoe"}, lowered=10.0)
+    assert (made["generic"] != -100).any()

@@ -112,7 +112,7 @@ def _generic(
     for number, found in enumerate(translations):
         for begin, tokens in found.seen:
             behind = ((row == number) & (place >= begin)).nonzero()[:, 0].to(device)
-            logits[behind[:, None], torch.tensor(tokens, device=device)] -= lowered
+            logits[behind[:, None], torch.tensor(tokens, dtype=torch.long, device=device)] -= lowered
     return logits, (predictable & ~repeated[row, place]).to(device)
 
 
