@@ -21,8 +21,7 @@ from tilth.errors import TilthError
 from tilth.registry import Positive, settings_of
 from tilth.training.loop import fit
 from tilth.training.settings import Training
-from tilth.unlearn.forget import Prepares
-from tilth.unlearn.pairs import PairedExamples
+from tilth.unlearn.forget import prepared
 from tilth.unlearn.task import Task
 from tilth.unlearn.value_vectors import Locate, Place, concepts, vector
 
@@ -82,9 +81,7 @@ class Needle(Edit):
         model = task.text_model.model
         assert self.objective is not None
         objective: Objective = self.objective.build(model)
-        examples = PairedExamples(task.going, task.staying)
-        if isinstance(objective, Prepares):
-            examples = objective.prepare(examples, task.context)
+        examples = prepared(objective, task)
         columns = Columns(places)
         columns.apply(model)
         try:
