@@ -10,10 +10,10 @@ from torch import nn
 
 from tilth.contracts import Batch, Loss, Objective, method
 from tilth.registry import Configured, Kind, use
-from tilth.unlearn.likelihood import cross_entropy
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.refusals import REFUSALS, refused
 from tilth.unlearn.retain import RetainTerm, total
+from tilth.unlearn.simnpo import average_log_probability
 from tilth.unlearn.task import Task
 
 
@@ -21,6 +21,7 @@ from tilth.unlearn.task import Task
 class Idk(Objective):
     """L = CE(refusal | question of the forget set) + retain term   (arXiv 2401.06121, section 4, "preference optimisation")
 
+    CE is the mean over the tokens of a refusal, then over examples, so that a batch is the mean of its halves.
     answers: the refusals; each forget example gets one of them for the whole run.
 
     Deviates from TOFU's script, which draws a new refusal at every visit: one that stays makes a run's batches a function of
@@ -46,4 +47,4 @@ class Idk(Objective):
         return self.retain.prepare(self.model, PairedExamples(refused(task, self.answers), task.staying), task.context)
 
     def forward(self, batch: Batch) -> Loss:
-        return total(cross_entropy(self.model, batch.forget), self.retain, self.model, batch)
+        return total(-average_log_probability(self.model, batch.forget).mean(), self.retain, self.model, batch)

@@ -6,7 +6,7 @@ lets answers that were unlikely to begin with go on being pushed.
 
 from typing import Annotated
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from tilth.context import Context
@@ -15,6 +15,13 @@ from tilth.registry import Configured, Kind, NonNegative, Positive, use
 from tilth.unlearn.likelihood import IGNORED, answer_log_probability
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.retain import RetainTerm, total
+
+
+def average_log_probability(model: nn.Module, batch: Batch) -> Tensor:
+    """log p(answer | prompt) / |answer| of each example, in nats per token: (batch,)."""
+    labels = batch.labels
+    length = (labels[:, 1:] != IGNORED).sum(1).clamp(min=1) if labels.ndim > 1 else 1
+    return answer_log_probability(model, batch) / length
 
 
 @method("unlearn", "simnpo")
@@ -44,8 +51,6 @@ class SimNPO(Objective):
         return self.retain.prepare(self.model, examples, context)
 
     def forward(self, batch: Batch) -> Loss:
-        labels = batch.forget.labels
-        length = (labels[:, 1:] != IGNORED).sum(1).clamp(min=1) if labels.ndim > 1 else 1
-        average = answer_log_probability(self.model, batch.forget) / length
+        average = average_log_probability(self.model, batch.forget)
         forget = -2 / self.beta * logsigmoid(-self.beta * average - self.gamma).mean()
         return total(forget, self.retain, self.model, batch)
