@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tilth.backbones.folder import TextModel
 from tilth.context import Context
-from tilth.contracts import Noise, use
+from tilth.contracts import Batch, Noise, use
 from tilth.corpus import Corpus
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.anchors import Anchors
@@ -240,3 +240,19 @@ def test_every_objective_forgets_plain_text_too(taught, tmp_path, packing, name)
 def test_a_counterpart_the_tokeniser_does_not_know_is_no_obstacle(bed):
     made, _ = labels_of(bed, terms={"Ada": "Zoe"}, lowered=10.0)
     assert (made["generic"] != -100).any()
+
+
+def test_the_loss_is_the_cross_entropy_to_the_labels_at_the_original_tokens_and_skips_what_has_none(bed):
+    tokenizer, models, _ = bed
+    made, batch = labels_of(bed)
+    objective = use("unlearn", "generic_labels").build(models[0])
+    hard = objective(Batch(forget=Batch(**batch, **made), retain=None)).total
+    logits = models[0](batch.input_ids).logits[:, :-1][batch.labels[:, 1:] != -100]
+    kept = made["generic"] != -100
+    assert hard.item() == pytest.approx(F.cross_entropy(logits[kept], made["generic"][kept]).item(), rel=1e-5)
+    soft, _ = labels_of(bed, top=len(tokenizer), alpha=0.0, terms={})
+    total = objective(Batch(forget=Batch(**batch, **soft), retain=None)).total
+    own = logits.softmax(-1)
+    assert total.item() == pytest.approx(-(own * logits.log_softmax(-1)).sum(1).mean().item(), rel=1e-4)
+    nothing = {"generic": torch.full_like(made["generic"], -100)}
+    assert objective(Batch(forget=Batch(**batch, **nothing), retain=None)).total.item() == 0
