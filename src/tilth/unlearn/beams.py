@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse import csr_matrix
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from tilth.batches.text.ragged import offsets
 from tilth.batches.text.words import WordTable
 from tilth.unlearn.automaton import Automaton
 from tilth.unlearn.forbidden import Encoding, words
@@ -123,16 +123,18 @@ def _last_logits(model: Any, input_ids: Tensor, mask: Tensor, positions: Tensor,
 class WordCosts:
     """P_soft: a word that is complete costs its greatest cosine with a forbidden phrase, in nats; infinite from `delta` on.
 
-    A word is complete when the next token begins another one or ends the answer; so what costs is that next token.
-    phrases: of each prompt, what must not be said; all prompts have `width` rows.
+    A word is complete when the next token begins another one or ends the answer; so what costs is that next token. Each word is
+    encoded once, for all prompts of the batch. phrases: of each prompt, what must not be said; all prompts have `width` rows.
     """
 
     def __init__(
         self, tokenizer: Any, table: WordTable, encoding: Encoding, phrases: Sequence[Sequence[str]], delta: float, width: int
     ) -> None:
         self.tokenizer, self.table, self.encoding, self.delta, self.width = tokenizer, table, encoding, delta, width
-        self.phrases: list[csr_matrix | None] = [encoding(some) if some else None for some in phrases]
-        self.known: list[dict[tuple[int, ...], float]] = [{(): 0.0} for _ in phrases]
+        self.known: dict[tuple[int, ...], np.ndarray] = {(): np.zeros(len(phrases), dtype=np.float32)}
+        # In front of each prompt's phrases an empty text, which is like nothing: so that no prompt is without any.
+        self.starts = offsets(np.array([1 + len(some) for some in phrases]))[:-1]
+        self.phrases = encoding([text for some in phrases for text in ("", *some)])
 
     def __call__(self, beams: Beams, tokens: Tensor) -> tuple[Tensor, Tensor]:
         if beams.step == 0:
@@ -141,15 +143,15 @@ class WordCosts:
         pairs = np.stack([np.broadcast_to(made[:, -1:], candidates.shape), candidates], -1)
         begins = self.table.starts(pairs.reshape(-1, 2))[:, 1].reshape(candidates.shape)
         last = [tuple(row[start:]) for row, start in zip(made.tolist(), beams.began.tolist(), strict=True)]
-        cost = np.array([self.cost(row // self.width, word) for row, word in enumerate(last)], dtype=np.float32)
+        self.learn(list(set(last) - self.known.keys()))
+        cost = np.array([self.known[word][row // self.width] for row, word in enumerate(last)])
         costs = np.where(begins, cost[:, None], np.float32(0))
         return torch.from_numpy(costs).to(tokens.device), torch.from_numpy(begins).to(tokens.device)
 
-    def cost(self, prompt: int, word: tuple[int, ...]) -> float:
-        """Of one complete word, by its tokens."""
-        known = self.known[prompt]
-        if word not in known:
-            phrases, text = self.phrases[prompt], " ".join(words(self.tokenizer.decode(list(word))))
-            similarity = float((self.encoding([text]) @ phrases.T).max()) if phrases is not None and text else 0.0
-            known[word] = float("inf") if similarity >= self.delta else similarity
-        return known[word]
+    def learn(self, fresh: list[tuple[int, ...]]) -> None:
+        """Costs of complete words, by their tokens, for every prompt."""
+        if fresh:
+            texts = [" ".join(words(self.tokenizer.decode(list(word)))) for word in fresh]
+            alike = (self.encoding(texts) @ self.phrases.T).toarray()
+            highest = np.maximum.reduceat(alike, self.starts, axis=1)
+            self.known |= zip(fresh, np.where(highest >= self.delta, np.float32(np.inf), highest), strict=True)

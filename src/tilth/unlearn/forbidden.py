@@ -22,8 +22,9 @@ from torch import Tensor
 from tilth.batches.text.encoding import Encoder
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_QUOTED = re.compile(r"[\"“«‘']([^\"”»’']{3,80})[\"”»’']")
-_CAPITALS = re.compile(r"(?:[^\W\d_]\.\s?)?\b[^\W\da-z_][\w'’-]*(?:\s+[^\W\da-z_][\w'’-]*)*")
+_QUOTED = re.compile(r"(?<!\w)[\"“«‘']([^\"“”«»]{3,80}?)[\"”»’'](?!\w)")
+_NAME = r"(?:[^\W\da-z_]\.|[^\W\da-z_][\w'’-]*)"
+_CAPITALS = re.compile(rf"(?<!\w)(?<!\w['’]){_NAME}(?:\s+{_NAME})*")
 _DIGITS = re.compile(r"\d+(?:[/.,:-]\d+)*")
 
 
@@ -108,8 +109,9 @@ def phrases_of(answer: str, ordinary: frozenset[str] = frozenset()) -> list[str]
     other words instead.
     """
     quoted = [match.group(1).strip() for match in _QUOTED.finditer(answer)]
-    runs = [match.group().strip() for match in _CAPITALS.finditer(answer)]
-    single = [word for run in runs for word in _WORD.findall(run)]
+    runs = [match.group().strip(" '’-") for match in _CAPITALS.finditer(answer)]
+    runs = [run for run in runs if run[:1].isupper()]
+    single = [word for run in runs for word in _WORD.findall(run) if len(word) > 1]
     numbers = [match.group() for match in _DIGITS.finditer(answer)]
 
     def telling(phrases: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ stored of the forget set are phrases and hashed vectors, not its texts.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ class GenerationGuard(Guard):
     `retrieved` forget answers nearest to the question, without what the prompt itself says. P_token: infinite for a token
     with m / |f| >= beta, m tokens of a phrase f having been said; beta 1 forbids the last token, above 1 nothing. P_soft: of a
     complete word its greatest cosine with a phrase, infinite from `delta` on; None: no such cost. beams: width of the search.
-    paraphrases: a column of the forget set with other forms of the questions, to train the classifier on too. common: a word
+    paraphrases: a column with other forms of the questions, to train the classifier on too; of the retain set where it has one, or
+    another form would itself be a sign of the forget set. common: a word
     in more than this share of the retain answers is forbidden to nobody.
 
     Deviates from the paper: hashed character n-grams stand for SBERT; names, titles and numbers are found by their form; a phrase is
@@ -55,7 +56,7 @@ class GenerationGuard(Guard):
         beta: Positive = 1.0,
         delta: Positive | None = 0.5,
         retrieved: PositiveInt = 1,
-        common: Fraction = 0.05,
+        common: Fraction = 0.02,
         paraphrases: str | None = None,
     ) -> None:
         self.beams, self.tau, self.beta, self.delta = beams, tau, beta, delta
@@ -65,10 +66,7 @@ class GenerationGuard(Guard):
 
     def fit(self, task: Task) -> dict[str, float]:
         task.retained()
-        asked = task.prompts("forget")
-        if self.paraphrases is not None:
-            asked = asked + task.template.prompts(task.column("forget", self.paraphrases))
-        forget, retain = (prompt_states(task.text_model, prompts) for prompts in (asked, task.prompts("retain")))
+        forget, retain = (prompt_states(task.text_model, self.forms(task, part)) for part in ("forget", "retain"))
         self.classifier = PromptClassifier.fit(forget, retain, task.context.seed)
         self.store = Store.fit(task.replies("forget"), task.replies("retain"), self.common)
         return {
@@ -76,6 +74,13 @@ class GenerationGuard(Guard):
             "retain_mistaken": float((self.classifier.probability(retain) > self.tau).float().mean()),
             "phrases": float(sum(map(len, self.store.phrases))),
         }
+
+    def forms(self, task: Task, part: Literal["forget", "retain"]) -> list[str]:
+        """The prompts of a set, and its questions in other forms where it has them."""
+        corpus = task.forget if part == "forget" else task.retained()
+        if self.paraphrases is None or (part == "retain" and self.paraphrases not in corpus.columns):
+            return task.prompts(part)
+        return task.prompts(part) + task.template.prompts(task.column(part, self.paraphrases))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, facts = self.store.state()
