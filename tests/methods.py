@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from tests.images import BATCHES as IMAGES
+from tests.images import cnn, digits
 from tilth.adapt.fine_tune import classifier
 from tilth.backbones.folder import TextModel
 from tilth.context import Context
@@ -15,6 +17,7 @@ from tilth.demo.people import people
 from tilth.index import entries, find
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.forget import prepared
+from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.task import Task
 
 # How a pre-training objective is met by a network and batches; a new one says here what it needs.
@@ -23,6 +26,7 @@ PRETRAIN = {
     "masked": ("masked_lm", use("batches", "masked", length=32)),
     "span_corruption": ("encoder_decoder", use("batches", "span_corruption", length=32)),
 }
+OF_IMAGES = {"classification", "concept_poisoning"}
 OBJECTIVES = [
     (e.kind, e.name)
     for kind in ("pretrain", "unlearn", "adapt")
@@ -45,6 +49,8 @@ def corpus(folder: Path) -> Corpus:
 
 def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objective, Examples]:
     """An objective with its tiny model (drawn from `seed`) and its examples."""
+    if name in OF_IMAGES:
+        return image_problem(kind, name, folder, seed)
     torch.manual_seed(seed)
     rows, context = corpus(folder / "data"), Context(folder / f"stage-{seed}", seed)
     context.folder.mkdir(exist_ok=True)
@@ -63,3 +69,14 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     task = Task(TextModel(model, tokenizer, {}), *sets, *encoded, Training(), Budget(steps=4), context)
     objective = use(kind, name).build(model)
     return objective, prepared(objective, task)
+
+
+def image_problem(kind: str, name: str, folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """The same of an objective for classifiers of images: one digit to forget, the others to retain."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    objective = use(kind, name).build(cnn(seed))
+    if kind == "pretrain":
+        return objective, IMAGES.build().build(rows, None, context)
+    sets = [IMAGES.build().build(rows.filter(f"label {sign} 3"), None, context) for sign in ("=", "!=")]
+    return objective, objective.prepare(PairedExamples(*sets), context)

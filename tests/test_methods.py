@@ -62,7 +62,8 @@ def test_every_row_of_an_example_is_a_row_of_the_corpus_and_batches_do_not_depen
     assert rows.min() >= 0 and rows.max() < 320
     pair = examples.batch(np.array([0, 1]), Noise(7, np.array([10, 11])))
     alone = examples.batch(np.array([1]), Noise(7, np.array([11])))
-    together, single = (batch.get("input_ids", batch.get("forget") and batch.forget.input_ids) for batch in (pair, alone))
+    seen = [batch.get("forget") or batch for batch in (pair, alone)]
+    together, single = (batch.get("input_ids", batch.get("pixel_values")) for batch in seen)
     width = min(together.shape[1], single.shape[1])
     assert torch.equal(together[1, :width], single[0, :width])
 

@@ -21,13 +21,14 @@ from tilth.errors import TilthError
 from tilth.noise import hashed_uniform
 from tilth.registry import Fraction, NonNegative, NonNegativeInt, PositiveInt
 from tilth.training.parallel import world
-from tilth.unlearn.concepts import Bottleneck, class_concepts, corners, patch_embeddings, similarity_map
+from tilth.unlearn.concepts import TOGETHER, Bottleneck, class_concepts, patch_embeddings, peaks
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.patches import crop, paste
 
 Patch = Literal["localised", "centre", "random", "full", "none"]
 Labels = Literal["targeted", "random", "keep"]
 _WATCHED = 512  # clean images looked at while training
+_EXAMINED = 1000  # images of each set whose patches the concepts are learnt from
 
 
 @method("unlearn", "concept_poisoning", systems=[19, 35])
@@ -146,56 +147,62 @@ class ConceptPoisoning(Objective):
 
 
 class _Scene:
-    """Patches of all images under the model as it is, their concepts, and where they lie."""
+    """The concepts of all classes under the model as it is, and where they lie in an image."""
 
     def __init__(self, settings: ConceptPoisoning, forget: ImageRows, retain: ImageRows, context: Context) -> None:
-        self.settings, self.forget, self.retain, self.seed = settings, forget, retain, context.seed
+        self.settings, self.sets, self.seed = settings, {"forget": forget, "retain": retain}, context.seed
         self.height, self.width = forget.pixels.shape[2:]
         self.size = settings.size or max(1, round(self.height * 2 / 7))
-        stride = settings.stride or max(1, round(self.height / 14))
+        self.stride = settings.stride or max(1, round(self.height / 14))
         if self.size > min(self.height, self.width):
             raise TilthError(f"patches of {self.size} pixels do not fit images of {self.height} x {self.width}")
-        self.corners = corners(self.height, self.width, self.size, stride)
-        model, device = settings.model.to(world().device), world().device
-        with evaluating(model):
-            self.patches = [
-                patch_embeddings(model, rows.batch(np.arange(len(rows))).pixel_values.to(device), self.size, stride)
-                for rows in (forget, retain)
-            ]
+        self.device = world().device
+        self.model = settings.model.to(self.device)
         labels = np.concatenate([forget.labels, retain.labels])
-        embeddings = np.concatenate([embed_all(model, rows, device)[0] for rows in (forget, retain)])
-        bank = class_concepts(np.concatenate(self.patches), labels, seed=self.seed)
+        embeddings = np.concatenate([embed_all(self.model, rows, self.device)[0] for rows in (forget, retain)])
+        some = {name: np.linspace(0, len(rows) - 1, min(_EXAMINED, len(rows))).astype(int) for name, rows in self.sets.items()}
+        patches = [
+            patch_embeddings(self.model, part, self.size, self.stride)
+            for name, chosen in some.items()
+            for part in self.pixels(name, chosen).split(TOGETHER)
+        ]
+        seen = np.concatenate([self.sets[name].labels[chosen] for name, chosen in some.items()])
+        bank = class_concepts(np.concatenate(patches), seen, seed=self.seed)
         self.bottleneck = Bottleneck(
             bank, embeddings, labels, strength=settings.strength, l1_share=settings.l1_share, seed=self.seed
         )
+
+    def pixels(self, part: str, rows: np.ndarray) -> Tensor:
+        values: Tensor = self.sets[part].batch(rows).pixel_values
+        return values.to(self.device)
 
     def of(self, label: int) -> tuple[int, int]:
         """The concept a class hangs on, and its donor, a class of which images are retained."""
         concept = self.bottleneck.influential(label)[0]
         donor = self.settings.donor if self.settings.donor is not None else self.bottleneck.donor(label, concept)
-        if donor == label or donor not in self.retain.labels:
+        if donor == label or donor not in self.sets["retain"].labels:
             raise TilthError(f"class {donor} cannot be the donor of class {label}: it is not among what is retained")
         return concept, donor
 
     def patched(self, chosen: np.ndarray, concept: int, donor: int) -> np.ndarray:
         """Images `chosen` of the forget set, each with a patch of an image of the donor drawn at random."""
-        donors = np.flatnonzero(self.retain.labels == donor)
+        donors = np.flatnonzero(self.sets["retain"].labels == donor)
         given = donors[(hashed_uniform(self.seed, "donor", chosen) * len(donors)).astype(int)]
+        images = self.sets["retain"].pixels[given]
         if self.settings.patch == "full":
-            return np.array(self.retain.pixels[given])
-        size = self.size
-        target, source = (self.places(part, rows, concept) for part, rows in ((0, chosen), (1, given)))
-        return paste(self.forget.pixels[chosen], crop(np.array(self.retain.pixels[given]), source, size), target)
+            return images
+        target, source = self.places("forget", chosen, concept), self.places("retain", given, concept)
+        return paste(self.sets["forget"].pixels[chosen], crop(images, source, self.size), target)
 
-    def places(self, part: int, rows: np.ndarray, concept: int) -> np.ndarray:
-        """Where the patch is, top left corner (rows, 2); part: 0 images to forget, 1 retained ones."""
+    def places(self, part: str, rows: np.ndarray, concept: int) -> np.ndarray:
+        """Where the patch is in images of a set: top left corner (rows, 2)."""
         room = np.array([self.height - self.size, self.width - self.size])
         if self.settings.patch == "centre":
             return np.broadcast_to(room // 2, (len(rows), 2))
         if self.settings.patch == "random":
-            return (hashed_uniform(self.seed, f"place-{part}", rows, (2,)) * (room + 1)).astype(int)
-        similar = similarity_map(self.patches[part][rows], self.bottleneck.bank.vectors[concept])
-        return self.corners[similar.argmax(1)]
+            return (hashed_uniform(self.seed, f"place in {part}", rows, (2,)) * (room + 1)).astype(int)
+        vector = self.bottleneck.bank.vectors[concept]
+        return peaks(self.model, self.pixels(part, rows), vector, self.size, self.stride)
 
 
 class Joined:
@@ -208,10 +215,10 @@ class Joined:
         return len(self.poisoned) + len(self.retain)
 
     def batch(self, indices: np.ndarray, noise: Noise) -> Batch:
-        """Poisoned images stand first in a batch."""
         first = indices < len(self.poisoned)
         parts = [self.poisoned.batch(indices[first]), self.retain.batch(indices[~first] - len(self.poisoned))]
-        joined: dict[str, Tensor] = {name: torch.cat([part[name] for part in parts]) for name in ("pixel_values", "labels")}
+        order = torch.from_numpy(np.argsort(np.argsort(~first, kind="stable"), kind="stable"))
+        joined = {name: torch.cat([part[name] for part in parts])[order] for name in ("pixel_values", "labels")}
         return Batch(tokens=len(indices), samples=len(indices), **joined)
 
     def rows(self, indices: np.ndarray) -> list[np.ndarray]:

@@ -16,10 +16,11 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilth.backbones.heads import embed
+from tilth.backbones.heads import embed, evaluating
 from tilth.errors import TilthError, nearest
 
 Floats = NDArray[np.float32]
+TOGETHER = 64  # images of which all patches are embedded at once
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,22 @@ def corners(height: int, width: int, size: int, stride: int) -> NDArray[np.int64
 
 
 @torch.no_grad()
-def patch_embeddings(model: nn.Module, pixels: Tensor, size: int, stride: int, together: int = 64) -> Floats:
-    """Embeddings of all patches of images, each enlarged to the image's size: (n, places, m); model in eval mode."""
-    found = []
-    for part in pixels.split(together):
-        patches = windows(part, size, stride)
-        enlarged = F.interpolate(patches.flatten(0, 1), part.shape[2:], mode="bilinear", align_corners=False)
-        found.append(embed(model, enlarged)[0].unflatten(0, patches.shape[:2]).float().cpu().numpy())
-    return np.concatenate(found)
+def patch_embeddings(model: nn.Module, pixels: Tensor, size: int, stride: int) -> Floats:
+    """Embeddings of all patches of some images, each enlarged to the image's size: (n, places, m)."""
+    patches = windows(pixels, size, stride)
+    enlarged = F.interpolate(patches.flatten(0, 1), pixels.shape[2:], mode="bilinear", align_corners=False)
+    with evaluating(model):
+        return embed(model, enlarged)[0].unflatten(0, patches.shape[:2]).float().cpu().numpy()
 
 
 def similarity_map(patches: Floats, vector: Floats) -> Floats:
-    """Cosine of every patch's embedding (n, places, m) with a concept (m,): (n, places); its greatest says where the concept is."""
+    """Cosine of every patch's embedding (n, places, m) with a concept (m,): (n, places)."""
     lengths = np.linalg.norm(patches, axis=-1) * np.linalg.norm(vector)
-    return (patches @ vector) / np.maximum(lengths, 1e-12)
+    return np.asarray(patches @ vector / np.maximum(lengths, 1e-12))
+
+
+def peaks(model: nn.Module, pixels: Tensor, vector: Floats, size: int, stride: int) -> NDArray[np.int64]:
+    """Top left corner of the patch of each image that is most like a concept: (n, 2)."""
+    places = corners(pixels.shape[2], pixels.shape[3], size, stride)
+    best = [similarity_map(patch_embeddings(model, part, size, stride), vector).argmax(1) for part in pixels.split(TOGETHER)]
+    return places[np.concatenate(best)]
