@@ -143,6 +143,24 @@ def test_overlapping_sets_and_unknown_sections_are_refused(bed):
         Audit(forget="forget", only=("tofo",))(bed.model("gold"), bed)
 
 
+def test_a_limit_spreads_over_the_whole_set(bed):
+    _, about = run(bed, "before", only=("extraction",), limit=3, gold="gold")
+    assert [(one["rows"], one["used"]) for one in about["asked"]["sets"]] == [(8, 3), (4, 3)]
+    assert rows(about, "extraction")["forget_probability"]["values"]["model"]["count"] == 3
+    sampled = Audit(forget="forget", limit=3).sampled(bed).corpus("forget")
+    assert sampled.kind == bed.corpus("forget").kind
+    ids = bed.corpus("forget").table(["id"])["id"].to_pylist()
+    assert sampled.table(["id"])["id"].to_pylist() == [ids[0], ids[4], ids[7]]
+    assert "same fingerprint" in run(bed, "gold", only=("extraction",), limit=3)[1]["done"]["matches"]
+
+
+def test_benchmarks_with_data_of_their_own_run_when_it_is_given(bed):
+    """RESTOR needs facts: without them the section says so, and other sections' data are not mistaken for them."""
+    _, about = run(bed, "before", only=("restor",), **FULL)
+    [section] = about["sections"]
+    assert section["status"] == "absent" and "given as facts" in section["missing"][0]
+
+
 def test_a_section_that_cannot_be_measured_does_not_end_the_audit(bed):
     """Another architecture before: its weights cannot be compared bucket by bucket."""
     _, about = run(bed, "gold", before="gpt2", only=("extraction", "quantisation"))

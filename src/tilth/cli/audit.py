@@ -43,10 +43,19 @@ def audit(
             show_default=False,
         ),
     ] = None,
+    model_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME=MODEL",
+            help="Further models: reference, or what a section's benchmark needs; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="SECTION", help="Only this section; repeatable.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many rows of each set; 0: all.", min=0)] = 300,
+    limit: Annotated[int, typer.Option(help="At most so many rows of each set, evenly spread over it; 0: all.", min=0)] = 100,
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
@@ -66,6 +75,10 @@ def audit(
     settings: dict[str, Any] = {name: name for name in sources if name in ("forget", "retain", *_OWN)}
     if further := {name: name for name in sources if name not in settings}:
         settings["extra"] = further
+    models = {name: model_reference(place) for name, place in pairs(model_, "--model").items()}
+    if "reference" in models:
+        settings["reference"] = models.pop("reference")
+    settings["further"] = models
     settings |= {name: model_reference(place) for name, place in (("gold", gold), ("before", before)) if place}
     settings |= {"limit": limit or None, "only": list(only or ()), **values(set_)}
     stage = {"evaluate": {"model": model_reference(model), "benchmark": {"audit": settings}}}

@@ -30,7 +30,7 @@ from tilth.environment import commit, hardware, versions
 from tilth.errors import TilthError, nearest
 from tilth.evaluate.audit import words
 from tilth.evaluate.audit.measures import BARE, BEFORE, GOLD, MODEL, Measure, Result, judge
-from tilth.evaluate.audit.sections import Given, Section, of_metrics, sections
+from tilth.evaluate.audit.sections import Given, Section, sections
 from tilth.index import sources
 from tilth.registry import PositiveInt, Reference, plain, rebuilt
 from tilth.store import digest, write_json
@@ -47,8 +47,9 @@ class Audit(Benchmark):
     forget: what was to go. retain: what was to stay. gold: a model that never saw the forget set, the standard everything is
     judged by. before: the model before unlearning. holdout: rows like the forget set that no model was trained on. real_authors,
     world_facts: TOFU's sets of general knowledge. forget_questions, retain_questions, shots: MUSE's, where the sets are passages.
-    reference: a model for membership inference by reference. extra: data for benchmarks with data of their own, by the name of the
-    benchmark's setting. only: names of sections, instead of all. limit: rows of each set that are used, from the first.
+    reference: a model for membership inference by reference. extra, further: data and models for benchmarks with some of their own, by
+    the name of the benchmark's setting. only: names of sections, instead of all. limit: at most so many rows of each set are used, evenly spread over it
+    (None: all); data of `extra` are used whole.
 
     A figure that needs what was not given is not left out: the section says what it lacks. metrics: `<section>_<figure>` of the
     model, `<section>_<figure>_without_guard` where it is guarded, and `seconds`. Intervals: see `evaluate.bootstrap`.
@@ -68,17 +69,19 @@ class Audit(Benchmark):
         retain_questions: CorpusRef | None = None,
         shots: CorpusRef | None = None,
         reference: ModelRef | None = None,
-        extra: dict[str, CorpusRef] | None = None,
+        extra: dict[str, CorpusRef] = {},  # noqa: B006
+        further: dict[str, ModelRef] = {},  # noqa: B006
         only: tuple[str, ...] = (),
         template: Template | None = None,
-        limit: PositiveInt | None = 300,
+        limit: PositiveInt | None = 100,
         max_new_tokens: PositiveInt = 128,
     ) -> None:
         named = {
             "forget": forget, "retain": retain, "holdout": holdout, "real_authors": real_authors, "world_facts": world_facts,
-            "forget_questions": forget_questions, "retain_questions": retain_questions, "shots": shots, **(extra or {}),
+            "forget_questions": forget_questions, "retain_questions": retain_questions, "shots": shots, **extra,
         }  # fmt: skip
-        models = {GOLD: gold, BEFORE: before, "reference": reference}
+        models = {GOLD: gold, BEFORE: before, "reference": reference, **further}
+        self.whole = set(extra.values())
         self.data = {name: data for name, data in named.items() if data is not None}
         self.models = {name: model for name, model in models.items() if model is not None}
         self.only, self.template, self.limit, self.max_new_tokens = only, template, limit, max_new_tokens
@@ -95,9 +98,9 @@ class Audit(Benchmark):
         if text_model.guard is not None:
             actors[BARE] = without_guard(model, context.folder / "without-guard")
         given = Given(
-            self.data, self.models, {name: corpus.columns for name, corpus in corpora.items()}, self.limit, self.max_new_tokens,
-            self.template,
+            self.data, self.models, {name: corpus.columns for name, corpus in corpora.items()}, self.max_new_tokens, self.template,
         )  # fmt: skip
+        context = self.sampled(context)
         chosen = self.chosen(given)
         found, answers, notices = [], list[dict[str, Any]](), []
         for number, section in enumerate(chosen, start=1):
@@ -113,7 +116,7 @@ class Audit(Benchmark):
             "tilth": __version__,
             "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "model": self.model(model, text_model),
-            "asked": words.asked(self.data, corpora, self.models),
+            "asked": words.asked(self.data, corpora, self.models, self.limit),
             "done": words.done(text_model.about.get("history"), corpora),
             "notices": notices,
             "sections": found,
@@ -143,6 +146,25 @@ class Audit(Benchmark):
                     what = error.what.replace("forget set", "holdout set").replace("retain set", f"{name} set")
                     raise TilthError(what, hint="A holdout set holds only rows that no model was trained on.") from None
 
+    def sampled(self, context: Context) -> Context:
+        """The same world with at most `limit` rows of each set, evenly spread, so that none of its parts is left out."""
+        if self.limit is None:
+            return context
+        corpora = dict(context.corpora)
+        for name in set(self.data.values()) - self.whole:
+            corpus, count = context.corpus(name), context.corpus(name).count()
+            if count <= self.limit:
+                continue
+            rows = np.linspace(0, count - 1, self.limit).round().astype(np.int64)
+
+            def make(folder: Path, corpus: Corpus = corpus, rows: np.ndarray = rows) -> None:
+                some = corpus.take(rows)
+                Corpus.write(folder / "corpus.lance", some.to_batches(), some.schema, metadata={"kind": corpus.kind})
+
+            folder = context.cache("audit-rows", {"data": corpus.fingerprint, "rows": self.limit}, make)
+            corpora[name] = Corpus.open(folder / "corpus.lance")
+        return replace(context, corpora=corpora)
+
     def chosen(self, given: Given) -> list[Section]:
         """All sections, or those of `only`."""
         known = {section.name: section for section in sections(given)}
@@ -166,8 +188,10 @@ class Audit(Benchmark):
         if lacking := section.lacks(given):
             return {**told, "status": "absent", "missing": [lacking], "curves": {}}, {}
         guarded = BARE in actors
-        who = [name for name in (MODEL, BARE, BEFORE, GOLD) if name in actors]
-        who = [name for name in who if not (section.alone and name in (BEFORE, GOLD))]
+        beside = {BEFORE, GOLD} if not section.alone else set()
+        if section.attack and GOLD in actors:
+            beside = {GOLD}
+        who = [name for name in (MODEL, BARE, BEFORE, GOLD) if name in actors and (name in beside or name not in (BEFORE, GOLD))]
         who = [name for name in who if not (section.weights and guarded and name == MODEL)]
         results: dict[str, Result] = {}
         try:
@@ -177,7 +201,7 @@ class Audit(Benchmark):
         except TilthError as error:
             return {**told, "status": "absent", "missing": [f"This could not be measured: {error.what}"], "curves": {}}, {}
         mine = BARE if section.weights and guarded else MODEL
-        measures = section.measures(given) or of_metrics(results[mine])
+        measures = section.measures(given) or section.found(results[mine])
         told["measures"] = [row for measure in measures if (row := figure(measure, results, mine)) is not None]
         missing = section.remarks(given)
         if section.weights and guarded:

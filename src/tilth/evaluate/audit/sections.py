@@ -20,6 +20,7 @@ from tilth.evaluate.bootstrap import mean
 from tilth.evaluate.extraction import Extraction
 from tilth.evaluate.membership import Membership
 from tilth.evaluate.muse import Muse
+from tilth.evaluate.ort import ORT
 from tilth.evaluate.paraphrase import PREFIXES, Paraphrase
 from tilth.evaluate.quantisation import Quantisation
 from tilth.evaluate.relearning import Relearning
@@ -29,17 +30,17 @@ from tilth.registry import Reference, configure, entries, find, settings_of
 
 BITS = (8, 4)
 STEPS = (0, 1, 5, 20, 50)
+_FORMS = 100  # rows of which every form is asked
 _PERTURBED = ("question", "answer", "paraphrased_answer", "perturbed_answer")
 
 
 @dataclass(frozen=True)
 class Given:
-    """data, models: what was given, by the name of the setting. columns: of each data set. limit: rows of each set that are used."""
+    """data, models: what was given, by the name of the setting. columns: of each data set."""
 
     data: Mapping[str, str]
     models: Mapping[str, str]
     columns: Mapping[str, Sequence[str]]
-    limit: int | None
     max_new_tokens: int
     template: Template | None
 
@@ -52,12 +53,20 @@ class Given:
         return data in self.data and set(columns) <= set(self.columns[data])
 
 
+def of_metrics(result: Result) -> list[Measure]:
+    """A figure of every metric, for benchmarks whose per-example values are not known here."""
+    return [
+        Measure(name, name.replace("_", " "), "", metric(name), mean, about="neither", interval=False) for name in result.metrics
+    ]
+
+
 @dataclass(frozen=True)
 class Section:
     """asks: the question the section answers. lacks: what it needs and does not have, as a sentence, or nothing.
 
     remarks: what is left out of it. weights: it works on the weights, so with a guard only the model without it is looked at.
-    alone: only the audited model is measured, neither gold nor before.
+    attack: the audited model is judged by gold, and by the model before only where there is no gold. alone: by neither. found: figures that depend on what was found, where `measures`
+    gives none.
     """
 
     name: str
@@ -70,7 +79,9 @@ class Section:
     remarks: Callable[[Given], list[str]] = lambda given: []
     weights: bool = False
     alone: bool = False
+    attack: bool = False
     noted: str = ""
+    found: Callable[[Result], list[Measure]] = of_metrics
 
     def configured(self, given: Given) -> Configured:
         """The benchmark with its settings."""
@@ -302,8 +313,28 @@ def _quantisation(given: Given) -> list[Measure]:
     return found
 
 
+def _nothing(given: Given) -> list[Measure]:
+    return []
+
+
+def _ort(result: Result) -> list[Measure]:
+    """A figure for every form of asking there is."""
+
+    def of(form: str) -> Callable[[Result], Samples]:
+        def samples(result: Result) -> Samples:
+            cells = zip(result.details["probability"], result.details["form"], strict=True)
+            return (np.array([value for value, asked in cells if asked == form]),)
+
+        return samples
+
+    forms = dict.fromkeys(result.details["form"])
+    return [
+        Measure(f"forget_{form}", f"Probability of the answer, form: {form.replace('_', ' ')}", "", of(form)) for form in forms
+    ]
+
+
 def _common(given: Given) -> dict[str, Any]:
-    return {"limit": given.limit, "template": given.template}
+    return {"template": given.template}
 
 
 SECTIONS: list[Section] = [
@@ -328,7 +359,18 @@ SECTIONS: list[Section] = [
         lambda given: {"forget": given.data["forget"], "columns": _forms(given)[1 : -len(PREFIXES)], **_common(given), "max_new_tokens": given.max_new_tokens, "show": 0},
         _paraphrase,
         lambda given: "" if is_asked(given.columns["forget"]) else "Other forms of questions need a forget set of questions with answers; it holds texts.",
-        _paraphrase_remarks,
+        _paraphrase_remarks, attack=True,
+    ),
+    Section(
+        "ort", "Facts in every form (ORT)", "Is a fact also gone when it is asked for by choice, by cloze, or turned round?", ORT,
+        lambda given: {
+            "forget": given.data["forget"], "template": given.template, "limit": _FORMS, "generated": 0, "show": 0,
+        },
+        _nothing,
+        lambda given: "" if is_asked(given.columns["forget"]) else "ORT's forms need a forget set of questions with answers; it holds texts.",
+        noted=f"On at most {_FORMS} rows. A choice among n options has a chance level of 1/n, not 0.",
+        found=_ort,
+        attack=True,
     ),
     Section(
         "membership", "Does it give away what it was trained on?", "Can forgotten examples be told from examples never seen?", Membership,
@@ -340,21 +382,20 @@ SECTIONS: list[Section] = [
         "relearning", "Relearning attack", "Does what was forgotten come back when a little of it is shown again?", Relearning,
         lambda given: {"forget": given.data["forget"], "template": given.template, "steps": STEPS, "ask": 0}, _relearning,
         lambda given: "" if is_asked(given.columns["forget"]) else "The relearning attack needs a forget set of questions with answers; it holds texts.",
-        weights=True,
+        weights=True, attack=True,
         noted="The whole weights were trained at a learning rate of 1e-4 on a tenth of the forget set, chosen by the seed; a model that truly forgot is no faster than the gold model.",
     ),
     Section(
         "quantisation", "Quantisation attack", "Does rounding the weights bring back what was forgotten?", Quantisation,
-        lambda given: {**given.some("forget", "retain", "before"), **_common(given), "bits": BITS, "ask": 0}, _quantisation,
+        lambda given: {**given.some("forget", "before"), **_common(given), "bits": BITS, "ask": 0}, _quantisation,
         remarks=lambda given: [] if "before" in given.models else ["How many weights changed by more than rounding undoes needs the model before, and it was not given."],
-        weights=True,
+        weights=True, attack=True,
         noted="Round to nearest, one grid per output channel, all linear modules but the output layer.",
     ),
 ]  # fmt: skip
 
 _OPTIONAL = {
     "concept_vectors": ("Traces in the weights", "Are the vectors that carry the concept still there?"),
-    "ort": ("Edits under other forms", "Does the change hold in every form a fact can be asked in?"),
     "restor": ("Recovery", "Is the model back where it was before it learnt what was removed?"),
 }
 """Benchmarks with data of their own; each runs when it exists and every data set or model it cannot do without was given."""
@@ -377,19 +418,9 @@ def _by_name(name: str, title: str, asks: str, given: Given) -> Section:
         missing = own[:1]
     lacking = f"This needs data or a model given as {' and '.join(key.replace('_', ' ') for key in missing)}, and none was given."
 
-    def measures(_: Given) -> list[Measure]:
-        return []  # whatever it measures: see `of_metrics`
-
     return Section(
-        name, title, asks, cls, lambda given: given.some(*marked), measures, lambda _: lacking if missing else "", alone=True
+        name, title, asks, cls, lambda given: given.some(*marked), _nothing, lambda _: lacking if missing else "", alone=True
     )
-
-
-def of_metrics(result: Result) -> list[Measure]:
-    """A figure of every metric, for benchmarks whose per-example values are not known here."""
-    return [
-        Measure(name, name.replace("_", " "), "", metric(name), mean, about="neither", interval=False) for name in result.metrics
-    ]
 
 
 def _marks(field: Any) -> list[Any]:

@@ -32,7 +32,7 @@ _MODELS = {
 }
 
 
-def asked(data: Mapping[str, str], corpora: Mapping[str, Corpus], models: Mapping[str, str]) -> dict[str, Any]:
+def asked(data: Mapping[str, str], corpora: Mapping[str, Corpus], models: Mapping[str, str], limit: int | None) -> dict[str, Any]:
     """The sets with a few of their rows, the models compared with, and what was not given."""
     sets = []
     for name, corpus in corpora.items():
@@ -40,7 +40,7 @@ def asked(data: Mapping[str, str], corpora: Mapping[str, Corpus], models: Mappin
         rows = corpus.table(columns).slice(0, 3).to_pylist()
         sets.append(
             {
-                "name": name, "role": _NAMES.get(name, "data of one section"), "rows": corpus.count(), "where": corpus.where,
+                "name": name, "role": _NAMES.get(name, "data of one section"), "rows": corpus.count(), "used": min(corpus.count(), limit) if limit and name in _NAMES else corpus.count(), "where": corpus.where,
                 "fingerprint": corpus.fingerprint, "examples": [" ".join(str(row[column]) for column in columns) for row in rows],
             }
         )  # fmt: skip
@@ -50,7 +50,10 @@ def asked(data: Mapping[str, str], corpora: Mapping[str, Corpus], models: Mappin
         for name, (title, _) in _MODELS.items()
         if name not in models and name != "reference"
     ]
-    compared = [{"name": name, "role": _MODELS[name][1], "place": place} for name, place in models.items()]
+    compared = [
+        {"name": name, "role": _MODELS.get(name, ("", "a model of one section"))[1], "place": place}
+        for name, place in models.items()
+    ]
     return {"sets": sets, "models": compared, "absent": absent}
 
 
