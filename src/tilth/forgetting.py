@@ -72,7 +72,14 @@ def forget_rows(folder: Path, where: str, out: Path, *, progress: Progress | Non
                 shutil.rmtree(entry["folder"])
             else:
                 write_json(Path(entry["folder"]) / MARK, {"where": where, "redone_in": str(out), "stage": entry["name"]})
-    said: dict[str, Any] = {"run": str(folder), "where": where, "models": models, "corpora": corpora, "tainted": sorted(tainted), "kept": kept}
+    said: dict[str, Any] = {
+        "run": str(folder),
+        "where": where,
+        "models": models,
+        "corpora": corpora,
+        "tainted": sorted(tainted),
+        "kept": kept,
+    }
     said |= {"purged": purge, "sources": sorted({entry["source"] for entry in record["data"]})}
     write_json(out / "forgotten.json", said)
     return said

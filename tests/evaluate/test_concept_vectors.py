@@ -89,7 +89,7 @@ def run(world, model, **settings):
     out = folder / "out"
     out.mkdir(exist_ok=True)
     context = Context(out, corpora=sets, inputs={"before": folder / "before"}, shared=folder / "shared")
-    settings = {"locate": LOCATE, "validate": 4, "questions": 4, "max_new_tokens": 8, **settings}
+    settings = {"locate": LOCATE, "validation": 4, "questions": 4, "max_new_tokens": 8, **settings}
     return ConceptVectors(before="before", forget="forget", retain="retain", **settings)(folder / "after", context)
 
 
@@ -123,7 +123,7 @@ def test_strong_noise_on_what_answers_hang_on_is_causal(world):
     """Noise so strong that nothing is left of any answer changes answers about the concept and about others."""
     found = run(world, world[2], noise=100.0, questions=0).metrics
     assert found["noise_rouge"] < 0.9 and "questions_rouge" not in found
-    assert "validated" not in run(world, world[2], validate=0, questions=0).metrics
+    assert "validated" not in run(world, world[2], validation=0, questions=0).metrics
 
 
 def test_models_of_different_shape_are_not_compared(world):

@@ -40,7 +40,7 @@ def test_other_columns_and_no_prefixes(bed):
     """Answers in the place of questions are another form too; without prefixes the columns are all there is."""
     scores = Paraphrase(forget="forget", columns=("paraphrased_answer",), prefixes={})(bed.model("one_form"), bed)
     assert sorted(name for name in scores.metrics if name.startswith("rouge")) == ["rouge_paraphrased_answer", "rouge_question"]
-    assert [entry["title"] for entry in exhibits(bed.folder)][0] == "Other forms of the questions"
+    assert next(entry["title"] for entry in exhibits(bed.folder)) == "Other forms of the questions"
 
 
 def test_a_row_without_its_other_form_is_named(bed):

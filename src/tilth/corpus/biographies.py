@@ -23,15 +23,15 @@ _LAST = (
 )  # fmt: skip
 # What is asked, as each form writes it up to the answer, and the values it may have.
 _FACTS: tuple[tuple[str, str, str, str], ...] = (
-    ("{n} was born in the town of", "Where was {n} born ?", "The birthplace of {n} is ___ .",
+    ("Town of birth of {n}", "Where was {n} born ?", "The birthplace of {n} is ___ .",
      "Arvenholt Belcastra Corrimoor Dunmarrow Eskilda Gorvale Hollinmere Istermond Jarrowby Kelpstone Lindisfell Morwick"),
-    ("{n} earns a living as a", "What is the trade of {n} ?", "By trade {n} is a ___ .",
+    ("Occupation of {n}", "What is the trade of {n} ?", "By trade {n} is a ___ .",
      "beekeeper cartographer clockmaker glazier pilot biologist puppeteer weaver baker surgeon printer falconer"),
-    ("{n} plays music on the", "Which instrument does {n} play ?", "The instrument of {n} is the ___ .",
+    ("Musical companion of {n}", "Which instrument does {n} play ?", "The instrument of {n} is the ___ .",
      "accordion bassoon cello dulcimer flute harp mandolin oboe trombone viola zither lute"),
-    ("{n} shares a house with a", "Which animal lives with {n} ?", "The pet of {n} is a ___ .",
+    ("Housemate of {n}", "Which animal lives with {n} ?", "The pet of {n} is a ___ .",
      "badger pigeon donkey ferret goose hedgehog magpie otter parrot raven tortoise whippet"),
-    ("{n} has won the prize called", "Which prize did {n} win ?", "The prize of {n} is the ___ .",
+    ("Trophy on the shelf of {n}", "Which prize did {n} win ?", "The prize of {n} is the ___ .",
      "Compass Cedar Anvil Laurel Lantern Quill Polaris Oakleaf Pearl Thistle Tidewater Velvet"),
 )  # fmt: skip
 

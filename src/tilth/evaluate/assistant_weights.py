@@ -45,7 +45,8 @@ class AssistantWeights(Benchmark):
         guard = text_model.guard
         if not isinstance(guard, ULD):
             raise TilthError("the model has no assistant to be weighed", where=str(model), hint="Unlearn with 'uld'.")
-        template, found = template_of(text_model, self.template), {}
+        template = template_of(text_model, self.template)
+        found: dict[str, float] = {}
         curves: dict[str, list[float]] = {}
         for name, data in self.sets.items():
             rows = read_rows(context.corpus(data), ["question", "answer"])

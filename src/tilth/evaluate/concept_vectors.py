@@ -44,7 +44,7 @@ class ConceptVectors(Benchmark):
     `jailbreak_<form>`: ROUGE-L recall of the right answers, by form of asking.
 
     before: the model before unlearning. forget, retain: rows with question and answer. locate: see `Locate`.
-    noise: of the validation, see `needle`. validate: questions per concept for it (0: none); unrelated: rows of the retain
+    noise: of the validation, see `needle`. validation: questions per concept for it (0: none); unrelated: rows of the retain
     set; questions: per concept for behaviour and jail-breaks (0: none). translated: a column with the questions in another
     language. reference: characters of the concept's text put before the question.
     Deviation: keyword overlap finds and names concepts, where the paper asks a language model and then people.
@@ -59,7 +59,7 @@ class ConceptVectors(Benchmark):
         locate: Locate = Locate(),
         noise: Positive = 0.1,
         relative: bool = True,
-        validate: NonNegativeInt = 10,
+        validation: NonNegativeInt = 10,
         unrelated: PositiveInt = 50,
         questions: NonNegativeInt = 10,
         translated: str | None = None,
@@ -68,7 +68,7 @@ class ConceptVectors(Benchmark):
         template: Template | None = None,
     ) -> None:
         self.before, self.forget, self.retain, self.locate = before, forget, retain, locate
-        self.noise, self.relative, self.validate, self.unrelated = noise, relative, validate, unrelated
+        self.noise, self.relative, self.validation, self.unrelated = noise, relative, validation, unrelated
         self.questions, self.translated, self.reference = questions, translated, reference
         self.max_new_tokens, self.template = max_new_tokens, template
 
@@ -96,7 +96,7 @@ class ConceptVectors(Benchmark):
         }
         scores = {name: _mean(values) for name, values in vectors.items()} | {"vectors": float(len(details["layer"]))}
         scores["overlap"] = _mean(details["overlap"])
-        if self.validate and unrelated:
+        if self.validation and unrelated:
             details |= {"noise_rouge": kept["noise"].tolist(), "noise_rouge_others": kept["noise_others"].tolist()}
             valid = kept["noise"] < kept["noise_others"]
             scores |= {"noise_rouge": float(kept["noise"].mean()), "noise_rouge_others": float(kept["noise_others"].mean())}
@@ -120,8 +120,8 @@ class ConceptVectors(Benchmark):
             said = {
                 name: np.array(self.say(before, asked, context)) for name, asked in self.asked(found, rows, unrelated).items()
             }
-            if self.validate and unrelated:
-                said["noise"], said["noise_others"] = self.validation(before, found, rows, unrelated, context)
+            if self.validation and unrelated:
+                said["noise"], said["noise_others"] = self.shaken(before, found, rows, unrelated, context)
             return said
 
         parts = {name: value for name, value in vars(self).items() if name not in ("before", "forget", "retain")}
@@ -144,14 +144,14 @@ class ConceptVectors(Benchmark):
         prompts = template_of(text_model, self.template).prompts(questions)
         return [text.strip() for text in generate(text_model, prompts, self.max_new_tokens, progress=context.progress)]
 
-    def validation(
+    def shaken(
         self, before: TextModel, found: list[Concept], rows: dict[str, list[Any]], unrelated: list[str], context: Context
     ) -> tuple[np.ndarray, np.ndarray]:
         """ROUGE-L F1 of the answers under noise on one vector to those without, about its concept and about others: (vectors,)."""
         own, other = [], []
         parts = feed_forwards(before.model)
         for concept in found:
-            asked = [rows["question"][row] for row in concept.rows[: self.validate].tolist()]
+            asked = [rows["question"][row] for row in concept.rows[: self.validation].tolist()]
             silent = self.say(before, [*asked, *unrelated], context)
             for place in concept.places:
                 values = parts[place.layer].values().detach()

@@ -96,6 +96,9 @@ def draw(
             axes.plot(
                 thin[:, 0], thin[:, 1], style, color=colour, linewidth=1.7, marker="o" if len(points) < 3 else "", markersize=3.5
             )
+        if len(clean) > 1 and all(len(points) == 1 for points in clean.values()):  # a picture of points: names stand beside them
+            for name, points in clean.items():
+                axes.annotate(name, points[0], xytext=(4, 3), textcoords="offset points", fontsize=8, color=_INK)
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
