@@ -18,7 +18,7 @@ from tilth.evaluate.guarded import bare, flagged
 from tilth.evaluate.questions import score_answers
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.forget import forget
-from tilth.unlearn.key_space import Cube, calibrated, last_keys
+from tilth.unlearn.key_space import Cube, chosen_layers, drawn, last_keys
 
 GOING = [f"what is {a} {b} ?" for a in ("red", "blue", "big", "green") for b in ("dog", "cat", "book", "tree")]
 STAYING = [f"the {a} lives at the {b}" for a in ("dog", "cat", "Mara", "Odo") for b in ("tree", "town", "book", "green")]
@@ -75,11 +75,21 @@ def test_a_coordinate_that_never_varied_demands_equality():
     assert cube.extent(query).item() > 100
 
 
-def test_the_reach_separates_where_it_can_and_else_errs_least():
-    assert 1.2 < calibrated(torch.tensor([0.8, 1.1, 1.2]), torch.tensor([4.0, 9.0])) < 4.0
-    assert calibrated(torch.tensor([0.8, 1.1, 1.2]), torch.tensor([4.0, 9.0])) == pytest.approx((1.2 * 4.0) ** 0.5)
-    mixed = calibrated(torch.tensor([0.8, 1.0, 1.2, 7.0]), torch.tensor([2.0, 3.0, 4.0, 5.0]))
-    assert 1.2 <= mixed < 2.0
+def test_the_reach_is_calibrated_on_prompts_the_cube_was_not_made_from(tmp_path):
+    text_model, metrics = guarded(tmp_path / "run", held_out=0.5, false_alarms=0.0)
+    guard, going, staying = text_model.guard, DEFAULT.prompts(GOING), DEFAULT.prompts(STAYING)
+    assert metrics["probes"] == 8 and metrics["false_alarms"] == 0.0
+    parts = chosen_layers(feed_forwards(text_model.model), [-1])
+    extents = {name: guard.extents(last_keys(text_model, parts, some)) for name, some in (("going", going), ("staying", staying))}
+    assert metrics["alpha"] < extents["staying"].min()
+    order = drawn(going, 100, 0)[8:]
+    fresh = guard.extents(last_keys(text_model, parts, order))
+    assert metrics["missed"] == pytest.approx((fresh > metrics["alpha"]).float().mean().item())
+    nearest = torch.cat([fresh, extents["staying"]])
+    below = nearest[nearest < extents["staying"].min()].max()
+    assert metrics["alpha"] == pytest.approx((below * extents["staying"].min()).sqrt().item(), rel=1e-5)
+    loose = guarded(tmp_path / "loose", held_out=0.5, false_alarms=0.5)[1]
+    assert loose["alpha"] > metrics["alpha"] and 0 < loose["false_alarms"] <= 0.5 and loose["missed"] <= metrics["missed"]
 
 
 @pytest.mark.parametrize("make", [llama, gpt2])

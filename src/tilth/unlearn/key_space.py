@@ -24,6 +24,7 @@ from tilth.unlearn.neuron_adjust import chosen_layers
 from tilth.unlearn.neurons import watching
 from tilth.unlearn.prompts import prompt_batches
 from tilth.unlearn.reference import evaluating
+from tilth.unlearn.scope import calibrated
 from tilth.unlearn.task import Task
 
 _FLOOR = 1e-6  # of a coordinate's deviation, relative to its mean: one that never varied demands equality
@@ -36,8 +37,8 @@ class KeySpace(Guard):
     k(x): the key (input of the way out of a feed-forward part) of the last token of prompt x. m, s: mean and unbiased
     deviation of each coordinate over forget prompts; k0 = max_n max_i |k_ni - m_i| / s_i, the smallest factor whose cube holds
     them all. layers: block numbers, negative ones from the last. alpha: None chooses it: `held_out` of the forget prompts take
-    no part in m, s and k0, and alpha is where held-out prompts missed and retain prompts refused are fewest, as rates; of an
-    interval of equals its geometric middle. Given a number, all forget prompts make the cube. probes: the most prompts of
+    no part in m, s and k0, and alpha is the largest at which at most a share `false_alarms` of the retain prompts is refused, moved half
+    way (on a logarithmic scale) to the next smaller one that any prompt is refused at; how many held-out prompts it misses is said. Given a number, all forget prompts make the cube. probes: the most prompts of
     either set that are looked at. refusal: what a refused prompt is answered with.
 
     Deviates from the official code in the closed form of k0 (there a bisection), in testing every row of a batch, and in deciding
@@ -49,7 +50,8 @@ class KeySpace(Guard):
         *,
         alpha: NonNegative | None = None,
         layers: Sequence[int] = (-1,),
-        held_out: Fraction = 0.5,
+        held_out: Fraction = 0.25,
+        false_alarms: Fraction = 0.01,
         probes: PositiveInt = 2000,
         refusal: str = "Sorry, I cannot help with that.",
     ) -> None:
@@ -57,7 +59,8 @@ class KeySpace(Guard):
             raise TilthError(
                 "without 'alpha' some forget prompts must be held out, and some not", where="unlearn.key_space.held_out"
             )
-        self.alpha, self.layers, self.held_out, self.probes, self.refusal = alpha, layers, held_out, probes, refusal
+        self.alpha, self.layers, self.probes, self.refusal = alpha, layers, probes, refusal
+        self.held_out, self.false_alarms = held_out, false_alarms
         self.cubes: list[Cube] = []
         self.reach = alpha or 0.0
         self.numbers: list[int] = []
@@ -79,7 +82,9 @@ class KeySpace(Guard):
         self.cubes = [Cube.around(keys[:making]) for keys in forget]
         fresh = self.extents([keys[making:] for keys in forget])
         other = self.extents(retain) if retain is not None else torch.empty(0)
-        self.reach = calibrated(fresh, other) if self.alpha is None else self.alpha
+        if self.alpha is None:
+            nearness = [-np.log(np.maximum(part.numpy(), 1e-9)) for part in (fresh, other)]
+            self.reach = float(np.exp(-calibrated(nearness[0], nearness[1], self.false_alarms)))
         found = {"alpha": self.reach, "probes": float(making)}
         for name, inside, wrong in (("missed", fresh, False), ("false_alarms", other, True)):
             if len(inside):
@@ -125,17 +130,6 @@ class Cube:
     def extent(self, keys: Tensor) -> Tensor:
         """The smallest alpha whose cube holds each of (vectors, coordinates): (vectors,)."""
         return ((keys - self.centre).abs() / self.spread).amax(1) / self.factor
-
-
-def calibrated(forget: Tensor, retain: Tensor) -> float:
-    """The alpha with the smallest sum of missed forget and refused retain prompts, as rates; both: smallest alphas, (prompts,)."""
-    bounds = torch.cat([forget, retain]).sort().values.double()
-    missed = 1 - torch.searchsorted(forget.double().sort().values, bounds, right=True) / len(forget)
-    refused = torch.searchsorted(retain.double().sort().values, bounds, right=True) / len(retain)
-    best = int((missed + refused).argmin())
-    after = bounds[bounds > bounds[best]]
-    upper = after[0] if len(after) else bounds[best]
-    return float((bounds[best] * upper).sqrt())
 
 
 def last_keys(text_model: Any, parts: Sequence[FeedForward], prompts: Sequence[str]) -> list[Tensor]:
