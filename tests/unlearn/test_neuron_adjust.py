@@ -19,7 +19,7 @@ from tilth.evaluate.guarded import bare
 from tilth.evaluate.questions import score_answers
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.forget import forget
-from tilth.unlearn.neuron_adjust import Laws, draws, largest, salts
+from tilth.unlearn.neuron_adjust import Laws, bound_of, largest
 from tilth.unlearn.neurons import Moments, token_moments
 
 FORGET = [
@@ -36,7 +36,7 @@ RETAIN = [
 
 def laws(forget_mean=0.0, forget_spread=1.0, retain_mean=0.0, retain_spread=1.0):
     values = (torch.tensor([value]) for value in (forget_mean, forget_spread, retain_mean, retain_spread))
-    return Laws(torch.tensor([0]), *values)
+    return Laws(torch.tensor([0]), *values).rule()
 
 
 def test_where_the_retain_law_is_likelier_nothing_ever_changes():
@@ -47,9 +47,9 @@ def test_where_the_retain_law_is_likelier_nothing_ever_changes():
     by_hand = torch.distributions.Normal(-1.0, 1.5).log_prob(u) - torch.distributions.Normal(2.0, 0.7).log_prob(u)
     torch.testing.assert_close(both.log_ratio(u), by_hand, atol=1e-4, rtol=1e-4)
     for xi in (0.0, 0.3, 0.999999):
-        changed = both.adjust(u, torch.full_like(u, xi)) != u
+        changed = both.adjust(u, bound_of(torch.full_like(u, xi))) != u
         assert not (changed & likelier).any()
-    assert (both.adjust(u, torch.full_like(u, 0.999999)) != u)[~likelier].float().mean() > 0.9
+    assert (both.adjust(u, bound_of(torch.full_like(u, 0.999999))) != u)[~likelier].float().mean() > 0.9
 
 
 def test_the_chance_of_an_adjustment_is_that_of_the_forget_law():
@@ -57,14 +57,13 @@ def test_the_chance_of_an_adjustment_is_that_of_the_forget_law():
     u = torch.full((20_000, 1), 0.4)
     chance = torch.sigmoid(-both.log_ratio(u[:1])).item()
     xi = torch.rand(u.shape, generator=torch.Generator().manual_seed(0))
-    assert (both.adjust(u, xi) != u).float().mean().item() == pytest.approx(chance, abs=0.01)
+    assert (both.adjust(u, bound_of(xi)) != u).float().mean().item() == pytest.approx(chance, abs=0.01)
 
 
 def test_equal_laws_reflect_half_of_all():
     both = laws(0.3, 2.0, 0.3, 2.0)
     u = torch.randn(100_000, 1, generator=torch.Generator().manual_seed(0)) * 2 + 0.3
-    xi = draws(u, both, salts(0, 0, both.neurons))
-    adjusted = both.adjust(u, xi)
+    adjusted = both.adjust(u, both.bounds[both.draws(u)])
     changed = adjusted != u
     assert changed.float().mean().item() == pytest.approx(0.5, abs=0.03)
     torch.testing.assert_close(adjusted[changed], 2 * 0.3 - u[changed])
@@ -73,21 +72,21 @@ def test_equal_laws_reflect_half_of_all():
 def test_under_the_forget_law_the_result_has_the_retain_laws_moments_in_reversed_order():
     both = laws(3.0, 0.5, -1.0, 2.0)
     u = torch.randn(100_000, 1, generator=torch.Generator().manual_seed(1)) * 0.5 + 3.0
-    mapped = both.mapped(u)
+    mapped = both.mapped(both.standardised(u))
     assert mapped.mean().item() == pytest.approx(-1.0, abs=0.03) and mapped.std().item() == pytest.approx(2.0, abs=0.02)
     assert torch.equal(mapped[:, 0].argsort(descending=True), u[:, 0].argsort())
 
 
 def test_draws_are_uniform_differ_between_neurons_and_seeds_and_are_addressed_by_the_value():
     both = Laws(torch.arange(2), *(torch.full((2,), value) for value in (0.0, 1.0, 0.0, 1.0)))
-    u = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(0)).expand(-1, 2)
-    xi = draws(u, both, salts(0, 0, both.neurons))
-    assert xi.min() >= 0 and xi.max() < 1
-    counts = torch.histc(xi[:, 0], 10, 0, 1) / len(xi)
-    assert (counts - 0.1).abs().max() < 0.02
-    for other in (xi[:, 1], draws(u, both, salts(1, 0, both.neurons))[:, 0], draws(u, both, salts(0, 1, both.neurons))[:, 0]):
-        assert abs(np.corrcoef(xi[:, 0], other)[0, 1]) < 0.12  # about 900 cells carry the weight
-    assert torch.equal(draws(u[5:7], both, salts(0, 0, both.neurons)), xi[5:7])
+    u = torch.linspace(-90, 90, 40_000)[:, None].expand(-1, 2)
+    drawn = both.rule(0, 0).draws(u)
+    assert drawn.min() >= 0 and drawn.max() < len(both.rule().bounds)
+    counts = torch.histc(drawn[:, 0].float(), 10, 0, len(both.rule().bounds)) / len(u)
+    assert (counts - 0.1).abs().max() < 0.01
+    for other in (drawn[:, 1], both.rule(1, 0).draws(u)[:, 0], both.rule(0, 1).draws(u)[:, 0]):
+        assert abs(np.corrcoef(drawn[:, 0], other)[0, 1]) < 0.05
+    assert torch.equal(both.rule(0, 0).draws(u[5:7]), drawn[5:7])
 
 
 def test_streamed_moments_equal_those_of_everything_at_once_in_any_order():

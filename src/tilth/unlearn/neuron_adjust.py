@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tilth.unlearn.neurons import token_moments
 from tilth.unlearn.task import Task
 
 _CELLS = 256  # to a standard deviation: equal draws within one, so that rounding does not redraw
+_DRAWS = 2**12  # different values of xi
 _FLOOR = 1e-6
 
 
@@ -83,11 +84,11 @@ class NeuronAdjust(Guard):
     def hook(self, part: FeedForward) -> Any:
         """A forward hook for the gate projection of one block."""
         laws = self.adjusted[part.layer].to(part.gate.weight.device)  # type: ignore[arg-type]
-        salt = salts(self.seed, part.layer, laws.neurons)
+        rule = laws.rule(self.seed, part.layer)
 
         def adjust(_: nn.Module, __: Any, output: Tensor) -> Tensor:
             u = output[..., laws.neurons].float()
-            return output.index_copy(-1, laws.neurons, laws.adjust(u, draws(u, laws, salt)).to(output.dtype))
+            return output.index_copy(-1, laws.neurons, rule.adjust(u, rule.bounds[rule.draws(u)]).to(output.dtype))
 
         return adjust
 
@@ -105,35 +106,75 @@ class Laws:
     def to(self, device: torch.device) -> Laws:
         return Laws(*(value.to(device) for value in vars(self).values()))
 
-    def log_ratio(self, u: Tensor) -> Tensor:
-        """log p_r(u) - log p_f(u)."""
-        retain, forget = self.retain_spread.clamp(min=_FLOOR), self.forget_spread.clamp(min=_FLOOR)
-        apart = ((u - self.forget_mean) / forget).square() - ((u - self.retain_mean) / retain).square()
-        return apart / 2 + (forget / retain).log()
+    def rule(self, seed: int = 0, layer: int = 0) -> Rule:
+        """What the laws say to do with a pre-activation, its constants worked out."""
+        forget, retain = self.forget_spread.clamp(min=_FLOOR), self.retain_spread.clamp(min=_FLOOR)
+        half = 0.5**0.5
+        numbers = [
+            (int(key(seed, f"{layer}/{neuron}")), int(key(seed, f"{layer}/{neuron}+"))) for neuron in self.neurons.tolist()
+        ]
+        signed = torch.tensor([[one - 2**63, (other - 2**63) | 1] for one, other in numbers], dtype=torch.int64).reshape(-1, 2)
+        xi = (torch.arange(_DRAWS, device=retain.device) + 0.5) / _DRAWS
+        return Rule(
+            forget_scale=half / forget,
+            forget_shift=-half * self.forget_mean / forget,
+            retain_scale=half / retain,
+            retain_shift=-half * self.retain_mean / retain,
+            constant=(forget / retain).log(),
+            slope=-retain / half,
+            mean=self.retain_mean,
+            cells=_CELLS / retain,
+            salt=signed[:, 0].to(retain.device),
+            factor=signed[:, 1].to(retain.device),
+            bounds=bound_of(xi),
+        )
 
-    def mapped(self, u: Tensor) -> Tensor:
-        """2 mu_r - v: standardised under the forget law, put into the retain law, and reflected."""
-        slope = self.retain_spread / self.forget_spread.clamp(min=_FLOOR)
-        return self.retain_mean - (u - self.forget_mean) * slope
 
-    def adjust(self, u: Tensor, xi: Tensor) -> Tensor:
-        """u (..., n) with what the draws xi (..., n) decide; xi >= p_r / (p_r + p_f) says logit(xi) >= log(p_r / p_f)."""
-        return torch.where(self.log_ratio(u) <= xi.logit().clamp(max=0.0), self.mapped(u), u)
+class Rule(NamedTuple):
+    """scale, shift: (u - mu) / (s sqrt 2) = scale u + shift under a law; all (n,) but bounds (draws,): what each draw asks of the ratio."""
+
+    forget_scale: Tensor
+    forget_shift: Tensor
+    retain_scale: Tensor
+    retain_shift: Tensor
+    constant: Tensor
+    slope: Tensor
+    mean: Tensor
+    cells: Tensor
+    salt: Tensor
+    factor: Tensor
+    bounds: Tensor
+
+    def log_ratio(self, u: Tensor, forget: Tensor | None = None) -> Tensor:
+        """log p_r(u) - log p_f(u), u (..., n); forget: u as `standardised` if that is known."""
+        forget = self.standardised(u) if forget is None else forget
+        retain = torch.addcmul(self.retain_shift, u, self.retain_scale)
+        return torch.addcmul(self.constant, forget - retain, forget + retain)
+
+    def standardised(self, u: Tensor) -> Tensor:
+        """(u - mu_f) / (s_f sqrt 2)."""
+        return torch.addcmul(self.forget_shift, u, self.forget_scale)
+
+    def mapped(self, forget: Tensor) -> Tensor:
+        """2 mu_r - v of what is `standardised`: put into the retain law, and reflected."""
+        return torch.addcmul(self.mean, forget, self.slope)
+
+    def adjust(self, u: Tensor, bound: Tensor) -> Tensor:
+        """u' where log p_r / p_f is at most the bound, u elsewhere: (..., n); bound: `bound_of` a draw."""
+        forget = self.standardised(u)
+        return torch.where(self.log_ratio(u, forget) <= bound, self.mapped(forget), u)
+
+    def draws(self, u: Tensor) -> Tensor:
+        """Numbers below _DRAWS, each as likely, functions of neuron and pre-activation: (..., n).
+
+        Multiply-shift hashing (Dietzfelbinger et al., Journal of Algorithms 25(1), 1997): the top bits of factor * cell + salt.
+        """
+        return (torch.addcmul(self.salt, (u * self.cells).round().long(), self.factor) >> 52) & (_DRAWS - 1)
 
 
-def salts(seed: int, layer: int, neurons: Tensor) -> Tensor:
-    """A 62-bit number of each neuron: int64 (n,)."""
-    numbers = [int(key(seed, f"{layer}/{neuron}")) >> 2 for neuron in neurons.tolist()]
-    return torch.tensor(numbers, dtype=torch.int64, device=neurons.device)
-
-
-def draws(u: Tensor, laws: Laws, salt: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), functions of neuron and pre-activation: (..., n), as u (multiplications of splitmix64)."""
-    cell = (u * (_CELLS / laws.retain_spread.clamp(min=_FLOOR))).clamp(-(2.0**40), 2.0**40).round().long()
-    bits = (cell + salt) * -7046029254386353131  # the golden ratio's, as a signed number
-    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
+def bound_of(xi: Tensor) -> Tensor:
+    """What p_r <= p_f and xi >= p_r / (p_r + p_f) ask of log(p_r / p_f): to be at most this."""
+    return xi.logit().clamp(max=0.0)
 
 
 def largest(scores: Sequence[Tensor], share: float) -> list[Tensor]:
