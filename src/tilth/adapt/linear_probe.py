@@ -41,7 +41,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator, Estimator):
         regression = LogisticRegression(C=self.C_, max_iter=self.max_iter).fit(X, y)
         self.classes_, self.n_iter_ = regression.classes_, regression.n_iter_
         two = len(self.classes_) == 2  # scikit-learn keeps one row then: the log-odds of the second class
-        self.coef_ = np.concatenate([np.zeros_like(regression.coef_), regression.coef_]) if two else regression.coef_
+        coef = np.concatenate([np.zeros_like(regression.coef_), regression.coef_]) if two else regression.coef_
+        self.coef_ = np.ascontiguousarray(coef)  # as it is read from disk: another layout may differ in the last bit
         self.intercept_ = np.concatenate([[0.0], regression.intercept_]) if two else regression.intercept_
         return self
 
