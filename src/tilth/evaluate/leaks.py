@@ -23,7 +23,7 @@ from tilth.evaluate.generate import generate
 from tilth.evaluate.guarded import bare, flagged
 from tilth.evaluate.questions import exhibit_answers, read_rows, score_answers, template_of
 from tilth.registry import Fraction, NonNegativeInt, PositiveInt
-from tilth.unlearn.forbidden import frequent, phrases_of, words
+from tilth.unlearn.forbidden import frequent, phrases_of, pieces, words
 
 
 @method("benchmark", "leaks", systems=[76])
@@ -103,9 +103,8 @@ def recalled(questions: list[str], right: list[str], made: list[str], ordinary: 
     """Share of each right answer's phrases that the made one says: (answers,); not a number where it has none of its own."""
     found = np.full(len(right), np.nan)
     for row, (question, answer, text) in enumerate(zip(questions, right, made, strict=True)):
-        asked, said = (f" {' '.join(words(one))} " for one in (question, text))
-        secret = [f" {' '.join(words(phrase))} " for phrase in phrases_of(answer, ordinary)]
-        secret = [phrase for phrase in secret if phrase not in asked]
+        asked, said = pieces(question), pieces(text)
+        secret = [phrase for phrase in map(pieces, phrases_of(answer, ordinary)) if phrase not in asked]
         if secret:
             found[row] = np.mean([phrase in said for phrase in secret])
     return found

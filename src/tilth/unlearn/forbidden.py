@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tilth.batches.text.encoding import Encoder
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_WORD = re.compile(r"[^\W\d_]+|\d+")
+_PIECE = re.compile(r"[^\W\d_]+|\d")  # a text's words however a tokeniser spaced them: digits stand alone
 _QUOTED = re.compile(r"(?<!\w)[\"“«‘']([^\"“”«»]{3,80}?)[\"”»’'](?!\w)")
 _NAME = r"(?:[^\W\da-z_]\.|[^\W\da-z_][\w'’-]*)"
 _CAPITALS = re.compile(rf"(?<!\w)(?<!\w['’]){_NAME}(?:\s+{_NAME})*")
@@ -83,9 +84,9 @@ class Store:
         """What must not be said to each prompt: phrases of the nearest answers without those the prompt itself says."""
         found = []
         for prompt, rows in zip(prompts, self.nearest(questions, count).tolist(), strict=True):
-            said = f" {' '.join(words(prompt))} "
+            said = pieces(prompt)
             phrases = dict.fromkeys(phrase for row in rows for phrase in self.phrases[row])
-            found.append([phrase for phrase in phrases if f" {' '.join(words(phrase))} " not in said])
+            found.append([phrase for phrase in phrases if pieces(phrase) not in said])
         return found
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -154,15 +155,16 @@ def words(text: str) -> list[str]:
     return _WORD.findall(normalised(text))
 
 
+def pieces(text: str) -> str:
+    """Words and single digits, normalised, each between two spaces: one text says another where its pieces are in the other's."""
+    return f" {' '.join(_PIECE.findall(normalised(text)))} "
+
+
 def before_any(text: str, phrases: Sequence[str]) -> str:
     """The text up to where it first says one of the phrases, however it spells it; all of it if it says none."""
-    stop = len(text)
-    spans = list(_WORD.finditer(text))
+    spans = list(_PIECE.finditer(text))
     said = [normalised(span.group()) for span in spans]
-    for phrase in phrases:
-        wanted = words(phrase)
-        for at in range(len(said) - len(wanted) + 1) if wanted else ():
-            if said[at : at + len(wanted)] == wanted:
-                stop = min(stop, spans[at].start())
-                break
-    return text[:stop].rstrip() if stop < len(text) else text
+    whole, begins = f" {' '.join(said)} ", np.cumsum([0, *(len(piece) + 1 for piece in said)])
+    places = [whole.find(wanted) for wanted in map(pieces, phrases) if wanted.strip()]
+    first = min((place for place in places if place >= 0), default=None)
+    return text if first is None else text[: spans[int(np.searchsorted(begins, first, side="right")) - 1].start()].rstrip()
