@@ -96,9 +96,12 @@ def draw(
             axes.plot(
                 thin[:, 0], thin[:, 1], style, color=colour, linewidth=1.7, marker="o" if len(points) < 3 else "", markersize=3.5
             )
-        if len(clean) > 1 and all(len(points) == 1 for points in clean.values()):  # a picture of points: names stand beside them
-            for name, points in clean.items():
-                axes.annotate(name, points[0], xytext=(4, 3), textcoords="offset points", fontsize=8, color=_INK)
+        alone = len(clean) > 1 and all(len(points) == 1 for points in clean.values())
+        for label, place, left in _named_points(clean) if alone else ():
+            axes.annotate(
+                label, (place[0], place[1]), xytext=(-5 if left else 5, 3), textcoords="offset points", fontsize=9, color=_INK,
+                horizontalalignment="right" if left else "left",
+            )  # fmt: skip
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_minor_formatter(NullFormatter())
@@ -114,9 +117,25 @@ def draw(
         axes.margins(x=0.02)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer)
-    legend = [(name, index % _COLOURS + 1, index >= _COLOURS) for index, name in enumerate(clean)]
+    legend = [] if alone else [(name, index % _COLOURS + 1, index >= _COLOURS) for index, name in enumerate(clean)]
     note = f"{plural(left_out, 'point')} left out: not a number." if left_out else ""
     return Curves(title, _inlined(buffer.getvalue(), described), legend, described, note)
+
+
+def _named_points(clean: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray, bool]]:
+    """Names of single points, where each stands, and whether it is written to the left; points that lie together share a label."""
+    places = np.concatenate(list(clean.values()))
+    lowest, span = places.min(0), np.maximum(np.ptp(places, axis=0), 1e-12)
+    groups: list[tuple[list[str], np.ndarray]] = []
+    for name, place in zip(clean, places, strict=True):
+        near = (names for names, other in groups if (np.abs(place - other) / span < (0.25, 0.07)).all())
+        found = next(near, None)
+        if found is None:
+            groups.append(([name], place))
+        else:
+            found.append(name)
+    named = [(", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else ""), place) for names, place in groups]
+    return [(label, place, bool((place[0] - lowest[0]) / span[0] > 0.5)) for label, place in named]
 
 
 def thinned(points: np.ndarray, most: int = POINTS) -> np.ndarray:

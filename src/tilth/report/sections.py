@@ -157,11 +157,13 @@ def exhibit(reader: Reader, stage: Stage, given: Mapping[str, Any]) -> Exhibit |
         content = {"columns": columns, "rows": cells[:_ROWS], "numeric": numeric, "more": len(cells) - len(cells[:_ROWS])}
         return Exhibit(stage, kind, title, {**content, "note": as_text(given.get("note", ""))})
     if kind == "curves" and isinstance(given.get("series"), dict):
-        series = {str(k): v for k, v in list(given["series"].items())[:_CURVES] if isinstance(v, list)}
+        points = all(isinstance(line, list) and len(line) == 1 for line in given["series"].values())
+        shown = _ROWS if points else _CURVES
+        series = {str(k): v for k, v in list(given["series"].items())[:shown] if isinstance(v, list)}
         axes = {"x": str(given.get("x") or ""), "y": str(given.get("y") or "")}
         curves = draw(title, series, **axes, log=bool(given.get("log")))
         if curves:
-            return Exhibit(stage, kind, title, {"curves": curves, "more": max(0, len(given["series"]) - _CURVES)})
+            return Exhibit(stage, kind, title, {"curves": curves, "more": max(0, len(given["series"]) - shown)})
     if kind == "note" and given.get("text"):
         return Exhibit(stage, kind, title, {"text": str(given["text"])})
     reader.problems.append(f"An exhibit of stage '{stage.name}' ({kind}: {title or 'untitled'}) is empty or not of its kind.")
