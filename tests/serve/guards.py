@@ -57,11 +57,27 @@ class NamedGuard(Guard):
         logits[..., self.token] += 1000
         return logits
 
-    def processors(self, text_model: Any) -> list[Any]:
-        return [Once(self.token)] if self.way == "processor" else []
-
     def decode(self, text_model: Any, prompts: Sequence[str], max_new_tokens: int) -> list[str] | None:
         return [f"{self.say} dog {max_new_tokens}"] * len(prompts) if self.way == "decode" else None
+
+
+@method("unlearn", "hookless_guard")
+class HooklessGuard(Guard):
+    """Concerns prompts that hold 'Mara', and acts on scores alone."""
+
+    def __init__(self, *, say: str = "green") -> None:
+        self.say, self.token = say, -1
+
+    fit, state = NamedGuard.fit, NamedGuard.state
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any], text_model: Any) -> None:
+        self.token = text_model.tokenizer.convert_tokens_to_ids(self.say)
+
+    def flags(self, text_model: Any, prompts: Sequence[str]) -> np.ndarray:
+        return np.array(["Mara" in prompt for prompt in prompts])
+
+    def processors(self, text_model: Any) -> list[Any]:
+        return [Once(self.token)]
 
 
 class Once(LogitsProcessor):

@@ -13,7 +13,7 @@ import torch
 from openai import OpenAI
 
 from tests.evaluate.tiny import llama, tokenizer
-from tests.serve.guards import NamedGuard
+from tests.serve.guards import HooklessGuard, NamedGuard
 from tilth.backbones.folder import TextModel, load, save
 from tilth.contracts import use
 
@@ -34,8 +34,8 @@ def made(folder: Path, *, way: str | None = None, chat: bool = False, endless: b
             model.lm_head.weight[token] = 0
     guard = None
     if way is not None:
-        guard = NamedGuard(way=way)
-        guard.configured = use("unlearn", "named_guard", way=way)
+        guard = HooklessGuard() if way == "processor" else NamedGuard(way=way)
+        guard.configured = use("unlearn", "hookless_guard") if way == "processor" else use("unlearn", "named_guard", way=way)
     return save(model, tokens, folder, guard=guard)
 
 

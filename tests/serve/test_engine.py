@@ -60,6 +60,14 @@ def test_rows_of_one_batch_get_what_generate_gives_each_of_them(way, tmp_path):
         assert [texts[row] for row in (0, 2, 4)] == [free[row] for row in (0, 2, 4)] and texts[1] != free[1]
 
 
+def test_a_guard_without_hooks_takes_turns_and_its_processors_see_every_step(tmp_path):
+    text_model = load(made(tmp_path / "model", way="processor", endless=True))
+    prompts, limits = ["where lives Mara", "Mara is big", "Mara", "a cat finds"], [50, 50, 7, 50]
+    expected = [generate(text_model, [prompt], limit)[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    texts, _ = answers(text_model, prompts, limits)
+    assert texts == expected and all(text.split()[::2] == ["green"] * len(text.split()[::2]) for text in texts[:3])
+
+
 @pytest.mark.parametrize(("way", "cut"), [("hook", ""), ("decode", "green "), ("refusal", "that is not known ")])
 def test_stop_strings_cut_what_a_guard_says_too(way, cut, tmp_path):
     stop = {"hook": "green", "decode": "dog", "refusal": "here"}[way]

@@ -88,10 +88,23 @@ class Row:
 
 
 class Decoding:
-    """Rows being generated; `rows` shrinks as they end. count: told how many tokens were made."""
+    """Rows being generated; `rows` shrinks as they end. count: told how many tokens were made.
 
-    def __init__(self, model: Any, rows: Sequence[Row], *, end: int, pad: int, count: Callable[[int], None]) -> None:
+    processors: LogitsProcessors of this batch; they may keep states of rows, so with them no row leaves before all have ended.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        rows: Sequence[Row],
+        *,
+        end: int,
+        pad: int,
+        count: Callable[[int], None],
+        processors: Sequence[Any] = (),
+    ) -> None:
         self.model, self.rows, self.end, self.pad, self.count = model, list(rows), end, pad, count
+        self.processors = processors
         width = max(len(row.prompt.ids) for row in rows)
         padded = [[pad] * (width - len(row.prompt.ids)) + row.prompt.ids for row in rows]
         self.ids = torch.tensor(padded, device=model.device)
@@ -99,10 +112,15 @@ class Decoding:
         self.mask = (torch.arange(width, device=model.device) >= width - lengths[:, None]).long()
         self.cache = roomy_cache(model)
 
-    def advance(self, tokens: int, processors: Sequence[Any] = ()) -> None:
-        """At most `tokens` more for every row, and no more than all have room for; processors: LogitsProcessors."""
+    @property
+    def going(self) -> list[Row]:
+        """Rows that have not ended."""
+        return [row for row in self.rows if not row.finished]
+
+    def advance(self, tokens: int) -> None:
+        """At most `tokens` more for every row, and no more than all have room for."""
         rows, before = self.rows, self.ids.shape[1]
-        tokens = min(tokens, min(row.limit - len(row.answer.ids) for row in rows))
+        tokens = min(tokens, min(row.limit - len(row.answer.ids) for row in self.going))
         draws = lambda: [float(row.uniforms[min(len(row.answer.ids), row.limit - 1)]) for row in rows]
         config = GenerationConfig(max_new_tokens=tokens, do_sample=False, eos_token_id=self.end, pad_token_id=self.pad)
         ids = self.model.generate(
@@ -110,18 +128,16 @@ class Decoding:
             attention_mask=self.mask,
             generation_config=config,
             past_key_values=self.cache,
-            logits_processor=LogitsProcessorList([*processors, Sampler([row.sampling for row in rows], draws)]),
+            logits_processor=LogitsProcessorList([*self.processors, Sampler([row.sampling for row in rows], draws)]),
             stopping_criteria=StoppingCriteriaList([_ReadAlong(rows, self.end, self.count)]),
         )
-        kept = [number for number, row in enumerate(rows) if not row.finished]
-        self.rows = [rows[number] for number in kept]
-        if not kept:
-            return
         self.ids, self.mask = ids, torch.cat([self.mask, self.mask.new_ones(len(rows), ids.shape[1] - before)], 1)
-        if len(kept) < len(rows):
+        kept = [number for number, row in enumerate(rows) if not row.finished]
+        if kept and len(kept) < len(rows) and not self.processors:
             index = torch.tensor(kept, device=ids.device)
             self.ids, self.mask = self.ids[index], self.mask[index]
             self.cache.batch_select_indices(index)
+            self.rows = self.going
 
 
 class _ReadAlong(StoppingCriteria):

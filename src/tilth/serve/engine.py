@@ -1,8 +1,8 @@
 """The one thread that owns the model: rows wait, are taken together, and are answered batch by batch.
 
-Notable: batches take turns of a few tokens, so that a short request does not wait for a long one; a batch of guarded rows
-runs alone from its first token to its last, since the guard's hooks act on everything the model runs meanwhile. A guard that
-fails answers with an error, never with the bare model's words.
+Notable: batches take turns of a few tokens, so that a short request does not wait for a long one; where a guard sets hooks
+on the model, its batch runs alone from the first token to the last, since hooks act on everything the model runs meanwhile. A
+guard that fails answers with an error, never with the bare model's words.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilth.batches.text.encoding import end_token, pad_token
+from tilth.contracts import Guard
 from tilth.evaluate.guarded import bare, flagged
 from tilth.evaluate.likelihood import evaluating
 from tilth.serve.answer import pieces
@@ -26,7 +27,6 @@ from tilth.serve.errors import Failed, Overloaded
 
 if TYPE_CHECKING:
     from tilth.backbones.folder import TextModel
-    from tilth.contracts import Guard
     from tilth.serve.meters import Meters
 
 _TURN = 16  # tokens a batch makes before the next one has its turn
@@ -81,7 +81,7 @@ class Engine:
                 self._admit(self._take())
                 if self._batches:
                     batch = self._batches.popleft()
-                    if self._attempt(batch.rows, partial(batch.advance, _TURN)) and batch.rows:
+                    if self._attempt(batch.rows, partial(batch.advance, _TURN)) and batch.going:
                         self._batches.append(batch)
                 self.meters.running.set(self._active())
             for row in (*self._waiting, *(row for batch in self._batches for row in batch.rows)):
@@ -94,7 +94,7 @@ class Engine:
             return not self._stopping
 
     def _active(self) -> int:
-        return sum(len(batch.rows) for batch in self._batches)
+        return sum(len(batch.going) for batch in self._batches)
 
     def _take(self) -> list[Row]:
         """Rows that there is room for, in the order they came."""
@@ -126,7 +126,7 @@ class Engine:
         return True
 
     def _admit(self, rows: list[Row]) -> None:
-        """Begin with rows: those the guard concerns are answered at once, the others form a batch."""
+        """Begin with rows; those the guard concerns apart from the others."""
         if not rows:
             return
         self.meters.prompt_tokens.inc(sum(len(row.prompt.ids) for row in rows))
@@ -147,16 +147,11 @@ class Engine:
         found = dict(zip(texts, np.asarray(flagged(self.text_model, texts)).tolist(), strict=True))
         return [found[row.prompt.text] for row in rows]
 
-    def _decoding(self, rows: list[Row]) -> Decoding:
+    def _decoding(self, rows: list[Row], processors: Sequence[Any] = ()) -> Decoding:
         self.meters.batch.observe(len(rows))
-        tokenizer = self.text_model.tokenizer
-        return Decoding(
-            self.text_model.model,
-            rows,
-            end=end_token(tokenizer),
-            pad=pad_token(tokenizer),
-            count=self.meters.generated_tokens.inc,
-        )
+        model, tokenizer = self.text_model.model, self.text_model.tokenizer
+        end, pad = end_token(tokenizer), pad_token(tokenizer)
+        return Decoding(model, rows, end=end, pad=pad, count=self.meters.generated_tokens.inc, processors=processors)
 
     def _guarded(self, guard: Guard, rows: list[Row]) -> None:
         """Answer rows the guard concerns: as `evaluate.guarded.continued` does, with each row's own limit and sampling."""
@@ -169,9 +164,12 @@ class Engine:
             some = [row for row in rows if row.limit == limit]
             own = guard.decode(without, [row.prompt.text for row in some], limit)
             if own is None:
-                decoding = self._decoding(some)
+                decoding = self._decoding(some, guard.processors(without))
+                if type(guard).acting is Guard.acting:  # no hooks: nobody else is touched
+                    self._batches.append(decoding)
+                    continue
                 with guard.acting(without):
-                    decoding.advance(limit, guard.processors(without))
+                    decoding.advance(limit)
             else:
                 for row, text in zip(some, own, strict=True):
                     row.say(pieces(text))

@@ -77,7 +77,7 @@ def _two_tokens(text_model: TextModel, prompt: Prompt, acting: AbstractContextMa
     row = Row(0, prompt, 2, Sampling(), Answer(lambda ids: ""), lambda piece: None)
     decoding = Decoding(text_model.model, [row], end=end_token(tokenizer), pad=pad_token(tokenizer), count=lambda tokens: None)
     with acting:
-        decoding.advance(2, processors)
+        decoding.advance(2)
 
 
 def _logits(text_model: TextModel, prompt: Prompt) -> Tensor:
