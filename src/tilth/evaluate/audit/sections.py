@@ -373,7 +373,7 @@ SECTIONS: list[Section] = [
         attack=True,
     ),
     Section(
-        "membership", "Does it give away what it was trained on?", "Can forgotten examples be told from examples never seen?", Membership,
+        "membership", "Signs of having been trained on it", "Can forgotten examples be told from examples never seen?", Membership,
         lambda given: {**given.some("forget", "holdout", "reference"), **_common(given)}, _membership,
         lambda given: "" if "holdout" in given.data else "Membership inference and PrivLeak need a holdout set (rows like the forget set that no model was trained on), and none was given.",
         lambda given: [] if "gold" in given.models else ["PrivLeak compares with a gold model, and none was given."],
