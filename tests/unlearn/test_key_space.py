@@ -76,7 +76,7 @@ def test_a_coordinate_that_never_varied_demands_equality():
 
 
 def test_the_reach_is_calibrated_on_prompts_the_cube_was_not_made_from(tmp_path):
-    text_model, metrics = guarded(tmp_path / "run", held_out=0.5, false_alarms=0.0)
+    text_model, metrics = guarded(tmp_path / "run", layers=[-1], held_out=0.5, false_alarms=0.0)
     guard, going, staying = text_model.guard, DEFAULT.prompts(GOING), DEFAULT.prompts(STAYING)
     assert metrics["probes"] == 8 and metrics["false_alarms"] == 0.0
     parts = chosen_layers(feed_forwards(text_model.model), [-1])
@@ -88,7 +88,7 @@ def test_the_reach_is_calibrated_on_prompts_the_cube_was_not_made_from(tmp_path)
     nearest = torch.cat([fresh, extents["staying"]])
     below = nearest[nearest < extents["staying"].min()].max()
     assert metrics["alpha"] == pytest.approx((below * extents["staying"].min()).sqrt().item(), rel=1e-5)
-    loose = guarded(tmp_path / "loose", held_out=0.5, false_alarms=0.5)[1]
+    loose = guarded(tmp_path / "loose", layers=[-1], held_out=0.5, false_alarms=0.5)[1]
     assert loose["alpha"] > metrics["alpha"] and 0 < loose["false_alarms"] <= 0.5 and loose["missed"] <= metrics["missed"]
 
 
@@ -135,6 +135,14 @@ def test_prompts_of_the_skill_are_refused_the_others_answered_and_loading_change
     save(text_model.model, text_model.tokenizer, tmp_path / "model", guard=text_model.guard)
     loaded = load(tmp_path / "model")
     assert np.array_equal(flagged(loaded, [*going, *staying]), acts) and generate(loaded, going, 6) == made[: len(going)]
+
+
+def test_without_layers_the_block_that_misses_fewest_is_taken(tmp_path):
+    found = guarded(tmp_path / "any")[1]
+    each = [guarded(tmp_path / str(layer), layers=[layer])[1] for layer in (0, 1)]
+    assert found["missed"] == min(one["missed"] for one in each)
+    assert found["alpha"] == each[int(found["layer"])]["alpha"]
+    assert guarded(tmp_path / "given", alpha=1.0)[1]["layer"] == 1
 
 
 def test_under_a_refusal_all_tokens_of_an_answer_are_equally_likely(tmp_path):

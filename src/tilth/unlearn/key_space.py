@@ -36,23 +36,25 @@ class KeySpace(Guard):
 
     k(x): the key (input of the way out of a feed-forward part) of the last token of prompt x. m, s: mean and unbiased
     deviation of each coordinate over forget prompts; k0 = max_n max_i |k_ni - m_i| / s_i, the smallest factor whose cube holds
-    them all. layers: block numbers, negative ones from the last. alpha: None chooses it: `held_out` of the forget prompts take
-    no part in m, s and k0, and alpha is the largest at which at most a share `false_alarms` of the retain prompts is refused, moved half
-    way (on a logarithmic scale) to the next smaller one that any prompt is refused at; how many held-out prompts it misses is said. Given a number, all forget prompts make the cube. probes: the most prompts of
-    either set that are looked at. refusal: what a refused prompt is answered with.
+    them all. alpha: None chooses it: `held_out` of the forget prompts take no part in m, s and k0, and alpha is the largest at
+    which at most a share `false_alarms` of the retain prompts is refused, moved half way (on a logarithmic scale) to the next smaller
+    one that any prompt is refused at; how many held-out prompts it misses is said. Given a number, all forget prompts make the cube.
+    layers: block numbers, negative ones from the last; None: the one block that misses fewest held-out prompts (of equals the
+    last), with a given alpha the last. probes: the most prompts of either set that are looked at. refusal: what a refused prompt is
+    answered with.
 
-    Deviates from the official code in the closed form of k0 (there a bisection), in testing every row of a batch, and in deciding
-    at the end of the prompt alone.
+    Deviates from the official code in the closed form of k0 (there a bisection), in testing every row of a batch, in deciding
+    at the end of the prompt alone, and in looking for the block (there the last one).
     """
 
     def __init__(
         self,
         *,
         alpha: NonNegative | None = None,
-        layers: Sequence[int] = (-1,),
+        layers: Sequence[int] | None = None,
         held_out: Fraction = 0.25,
         false_alarms: Fraction = 0.01,
-        probes: PositiveInt = 2000,
+        probes: PositiveInt = 500,
         refusal: str = "Sorry, I cannot help with that.",
     ) -> None:
         if alpha is None and not 0 < held_out < 1:
@@ -66,30 +68,41 @@ class KeySpace(Guard):
         self.numbers: list[int] = []
 
     def fit(self, task: Task) -> dict[str, float]:
-        parts = chosen_layers(feed_forwards(task.text_model.model), self.layers)
-        self.numbers = [part.layer for part in parts]
-        forget = last_keys(task.text_model, parts, drawn(task.prompts("forget"), self.probes, task.context.seed))
-        if len(forget[0]) < 4:
-            raise TilthError(
-                f"{len(forget[0])} forget prompts are too few to say where a skill's keys lie", hint="Give at least 4."
-            )
-        retained = task.retained() if self.alpha is None else task.retain
-        retain = None
-        if retained is not None:
-            retain = last_keys(task.text_model, parts, drawn(task.prompts("retain"), self.probes, task.context.seed))
+        text_model, seed = task.text_model, task.context.seed
+        parts = feed_forwards(text_model.model)
+        if self.layers is not None or self.alpha is not None:
+            parts = chosen_layers(parts, [-1] if self.layers is None else self.layers)
+        forget = last_keys(text_model, parts, drawn(task.prompts("forget"), self.probes, seed))
         count = len(forget[0])
+        if count < 4:
+            raise TilthError(f"{count} forget prompts are too few to say where a skill's keys lie", hint="Give at least 4.")
+        retained = task.retained() if self.alpha is None else task.retain
+        retain = last_keys(text_model, parts, drawn(task.prompts("retain"), self.probes, seed)) if retained is not None else []
         making = count if self.alpha is not None else min(max(2, round((1 - self.held_out) * count)), count - 1)
-        self.cubes = [Cube.around(keys[:making]) for keys in forget]
-        fresh = self.extents([keys[making:] for keys in forget])
-        other = self.extents(retain) if retain is not None else torch.empty(0)
-        if self.alpha is None:
-            nearness = [-np.log(np.maximum(part.numpy(), 1e-9)) for part in (fresh, other)]
-            self.reach = float(np.exp(-calibrated(nearness[0], nearness[1], self.false_alarms)))
-        found = {"alpha": self.reach, "probes": float(making)}
-        for name, inside, wrong in (("missed", fresh, False), ("false_alarms", other, True)):
+        cubes = [Cube.around(keys[:making]) for keys in forget]
+        fresh = [cube.extent(keys[making:]) for cube, keys in zip(cubes, forget, strict=True)]
+        other = [cube.extent(keys) for cube, keys in zip(cubes, retain, strict=True)] if retain else []
+        chosen = list(range(len(parts)))
+        if self.alpha is None and self.layers is None:
+            missed = [
+                float((inside > self.calibrated(inside, out)).float().mean()) for inside, out in zip(fresh, other, strict=True)
+            ]
+            chosen = [min(chosen, key=lambda number: (missed[number], -number))]
+        self.cubes, self.numbers = [cubes[number] for number in chosen], [parts[number].layer for number in chosen]
+        near, far = (
+            torch.stack([part[number] for number in chosen]).amin(0) if part else torch.empty(0) for part in (fresh, other)
+        )
+        self.reach = self.calibrated(near, far) if self.alpha is None else self.alpha
+        found = {"alpha": self.reach, "probes": float(making), "layer": float(self.numbers[-1])}
+        for name, inside, wrong in (("missed", near, False), ("false_alarms", far, True)):
             if len(inside):
                 found[name] = float(((inside <= self.reach) == wrong).float().mean())
         return found
+
+    def calibrated(self, forget: Tensor, retain: Tensor) -> float:
+        """alpha, from the smallest ones at which held-out forget prompts and retain prompts are refused, each (prompts,)."""
+        near, far = (-np.log(np.maximum(extents.numpy(), 1e-9)) for extents in (forget, retain))
+        return float(np.exp(-calibrated(near, far, self.false_alarms)))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {
