@@ -78,9 +78,14 @@ def refused(task: Task, answers: Sequence[str]) -> Refused:
     if tokenizer.unk_token_id is not None and any((reply == tokenizer.unk_token_id).any() for reply in encoded):
         task.context.progress.say("warning: the tokeniser does not know all words of the refusals; give it, or them, others")
     drawn = np.random.default_rng([task.context.seed, len(answers)]).integers(len(answers), size=len(task.going))
+    return answered(task, [encoded[number] for number in drawn])
+
+
+def answered(task: Task, replies: Sequence[np.ndarray]) -> Refused:
+    """The forget set's questions with these replies, one each (`encode_replies`), in rows as long as the model reads."""
     config = task.text_model.model.config.get_text_config()
     reach = int(getattr(config, "max_position_embeddings", 0) or _REACH)
-    return Refused(task.going, [encoded[number] for number in drawn], pad=pad_token(tokenizer), reach=reach)
+    return Refused(task.going, replies, pad=pad_token(task.text_model.tokenizer), reach=reach)
 
 
 def encode_replies(answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, template: Template) -> list[np.ndarray]:
