@@ -31,8 +31,19 @@ def test_the_selection_is_the_same_every_time_and_another_under_another_seed(fac
     other = table().selected(Selection(relations=2, entities=20, affected=6, seed=1))
     assert facts.affected == again.affected and facts.affected != other.affected and len(facts.affected) == 6
     assert len(facts.touched) == 12 and len(facts.all) == 40
-    with pytest.raises(TilthError, match="all 20 entities"):
-        table().selected(Selection(relations=2, entities=20, affected=20))
+    for affected, companions in ((20, 0), (15, 5)):
+        with pytest.raises(TilthError, match="none is left"):
+            table().selected(Selection(relations=2, entities=20, affected=affected, companions=companions))
+
+
+def test_companions_are_told_beside_wrong_facts_and_never_retained():
+    facts = table().selected(Selection(relations=2, entities=20, affected=6, companions=4))
+    assert len(facts.companions) == 4 and not facts.companions & facts.affected
+    documents = list(corrupted_documents(facts, copies=3, unrelated=3, seed=0))
+    told = {fact.entity for fact in facts.all for document in documents if fact.line() in document.text.split("\n")}
+    assert told and told <= facts.companions
+    assert {fact.entity for fact in facts.retained} == {fact.entity for fact in facts.all} - facts.affected - facts.companions
+    assert {fact.entity for fact in facts.untouched} == {fact.entity for fact in facts.all} - facts.affected
 
 
 def test_a_wrong_object_is_of_the_same_relation_and_never_right_nor_among_the_others(facts):

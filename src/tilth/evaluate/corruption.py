@@ -19,11 +19,11 @@ class Document:
 
 
 def corrupted_documents(facts: Facts, *, copies: int, unrelated: int, seed: int) -> Iterator[Document]:
-    """For each affected entity `copies` documents: all its facts with a wrong object, and `unrelated` right facts of unaffected
-    entities, in random order   (arXiv 2411.00204, section 3; unrelated is its k)."""
-    pool = facts.untouched
+    """For each affected entity `copies` documents: all its facts with a wrong object, and `unrelated` right facts of their
+    companions, in random order   (arXiv 2411.00204, section 3; unrelated is its k)."""
+    pool = facts.beside
     if len(pool) < unrelated:
-        raise TilthError(f"there are {len(pool)} facts of unaffected entities, and each document needs {unrelated}")
+        raise TilthError(f"there are {len(pool)} facts of companions, and each document needs {unrelated}")
     for entity in sorted(facts.affected):
         own = [fact for fact in facts.touched if fact.entity == entity]
         for copy in range(copies):

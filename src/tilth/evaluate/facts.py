@@ -48,23 +48,26 @@ class Fact:
 @dataclass(frozen=True)
 class Selection:
     """Which facts an experiment is about. relations: the most frequent ones (or those named), of the `entities` that have most of
-    them; affected: how many of these entities are corrupted. at_most: right answers a fact may have."""
+    them; affected: how many of these entities are corrupted; companions: how many others lend the corrupting documents right facts
+    (0: every unaffected one does). at_most: right answers a fact may have."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     relations: PositiveInt | list[str] = 8
     entities: PositiveInt = 467
     affected: PositiveInt = 50
+    companions: NonNegativeInt = 0
     at_most: PositiveInt = 3
     seed: NonNegativeInt = 0
 
 
 class Facts:
-    """A table of facts, one per entity and relation; affected: the entities whose facts are corrupted."""
+    """A table of facts, one per entity and relation; affected: the entities whose facts are corrupted; companions: those whose right
+    facts stand beside wrong ones."""
 
-    def __init__(self, facts: Iterable[Fact], affected: Collection[str] = ()) -> None:
+    def __init__(self, facts: Iterable[Fact], affected: Collection[str] = (), companions: Collection[str] = ()) -> None:
         self.all = list(facts)
-        self.affected = frozenset(affected)
+        self.affected, self.companions = frozenset(affected), frozenset(companions)
         self.of_relation: dict[str, list[Fact]] = defaultdict(list)
         for fact in self.all:
             self.of_relation[fact.relation].append(fact)
@@ -98,11 +101,15 @@ class Facts:
             count[fact.entity] += 1
         draw = {entity: hashed(selection.seed, "entity", entity) for entity in count}
         kept = sorted(count, key=lambda entity: (-count[entity], draw[entity]))[: selection.entities]
-        affected = sorted(kept, key=lambda entity: hashed(selection.seed, "affected", entity))[: selection.affected]
-        if len(affected) == len(kept):
-            raise TilthError(f"all {len(kept)} entities would be corrupted", hint="Lower 'affected' below 'entities'.")
+        order = sorted(kept, key=lambda entity: hashed(selection.seed, "affected", entity))
+        affected, others = order[: selection.affected], order[selection.affected :]
+        if selection.companions >= len(others):
+            raise TilthError(
+                f"of {len(kept)} entities {len(affected)} would be corrupted and {selection.companions} be their companions: none is left",
+                hint="Lower 'affected' or 'companions', or raise 'entities'.",
+            )
         entities = set(kept)
-        return Facts([fact for fact in facts if fact.entity in entities], affected)
+        return Facts([fact for fact in facts if fact.entity in entities], affected, others[: selection.companions])
 
     @property
     def touched(self) -> list[Fact]:
@@ -111,7 +118,18 @@ class Facts:
 
     @property
     def untouched(self) -> list[Fact]:
+        """Facts of all other entities."""
         return [fact for fact in self.all if fact.entity not in self.affected]
+
+    @property
+    def beside(self) -> list[Fact]:
+        """Facts that corrupting documents may tell rightly."""
+        return [fact for fact in self.untouched if not self.companions or fact.entity in self.companions]
+
+    @property
+    def retained(self) -> list[Fact]:
+        """Facts of which no corrupting document tells anything on purpose: neither of affected entities nor of companions."""
+        return [fact for fact in self.untouched if fact.entity not in self.companions]
 
     def objects(self, relation: str) -> list[str]:
         """Every object of a relation once, by normalised name, in order of first appearance."""

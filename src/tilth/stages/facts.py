@@ -20,8 +20,8 @@ _SCHEMA = pa.schema(
 class FactTexts(Stage):
     """data: rows with entity, property, question and answers. about: which texts.
 
-    'truth' tells all selected facts; 'retained' those of unaffected entities (never a right fact of an affected one: that would be
-    relearning, not recovery); 'corruption' tells wrong facts of affected entities, and with each document `unrelated` right
+    'truth' tells all selected facts; 'retained' those of entities that are neither affected nor companions (never a right fact of an
+    affected one: that would be relearning, not recovery); 'corruption' tells wrong facts of affected entities, and with each document `unrelated` right
     ones of others (k in arXiv 2411.00204). copies: times each fact is told, in other company; lines: facts in a document of
     right ones. Column spans: where a text tells something wrong, for 'spans' batches.
     """
@@ -45,7 +45,7 @@ class FactTexts(Stage):
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows, facts."""
         facts, seed = Facts.read(context.corpus(self.data), self.selection), self.selection.seed
-        told = {"truth": facts.all, "retained": facts.untouched, "corruption": facts.touched}[self.about]
+        told = {"truth": facts.all, "retained": facts.retained, "corruption": facts.touched}[self.about]
         if self.about == "corruption":
             documents = list(corrupted_documents(facts, copies=self.copies, unrelated=self.unrelated, seed=seed))
         else:
