@@ -38,3 +38,10 @@ def test_pieces_end_with_a_paragraph():
 def test_a_mark_that_is_not_there_is_told(context):
     with pytest.raises(TilthError, match="no text of 'whole' holds 'six'"):
         texts(context, begin="six")
+
+
+def test_copies_tell_the_same_in_other_pieces(context):
+    first, told = texts(context, characters=7), texts(context, characters=7, copies=8)
+    last = texts(context, characters=14)
+    assert told[: len(first)] == first and told[-len(last) :] == last != first
+    assert "\n\n".join(last) == "\n\n".join(first)

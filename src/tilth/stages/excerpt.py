@@ -18,20 +18,28 @@ class Excerpt(Stage):
 
     begin, end: words as they stand in the text; the excerpt starts with the first `begin` and ends before the first `end` behind
     it. Without `begin` it starts with the text, without `end` it goes to the text's end. Texts without `begin` give nothing.
+    copies: times the excerpt is told, each time in longer pieces, so that rows cut from them begin at other words.
     """
 
     gives = "corpus"
     seeded = False
 
     def __init__(
-        self, *, data: CorpusRef, begin: str | None = None, end: str | None = None, characters: PositiveInt = 1000
+        self,
+        *,
+        data: CorpusRef,
+        begin: str | None = None,
+        end: str | None = None,
+        characters: PositiveInt = 1000,
+        copies: PositiveInt = 1,
     ) -> None:
-        self.data, self.begin, self.end, self.characters = data, begin, end, characters
+        self.data, self.begin, self.end, self.characters, self.copies = data, begin, end, characters, copies
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows, characters."""
         corpus = context.corpus(self.data)
-        pieces = [piece for text in _texts(corpus) for piece in cut(self.between(text), self.characters)]
+        lengths = [self.characters + copy * self.characters // 7 for copy in range(self.copies)]
+        pieces = [piece for length in lengths for text in _texts(corpus) for piece in cut(self.between(text), length)]
         if not pieces:
             raise TilthError(f"no text of '{self.data}' holds {self.begin!r}", hint="Check its spelling, white space included.")
         table = pa.table({"id": [f"{number:06d}" for number in range(len(pieces))], "text": pieces})
