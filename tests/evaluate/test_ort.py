@@ -179,5 +179,7 @@ def test_biographies_ask_every_fact_in_every_form(tmp_path):
         assert row["subject"] in row["question"] and (row["answer"] in row["question"]) == (row["form"] == "choice")
     for at in range(0, 1000, 4):
         assert tuple(row["form"] for row in rows[at : at + 4]) == FORMS and len({row["answer"] for row in rows[at : at + 4]}) == 1
+    facts = {name: [row["answer"] for row in rows if row["subject"] == name] for name in (rows[0]["subject"], FAMOUS)}
+    assert all(one != other for one, other in zip(*facts.values(), strict=True))
     assert list(biographies(50, seed=3)) == rows != list(biographies(50, seed=4))
     assert Biographies(part="forget", forms=["cloze"]).run(Context(tmp_path, seed=3)) == {"rows": 5.0}

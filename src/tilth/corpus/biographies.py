@@ -21,7 +21,8 @@ _LAST = (
     "Kirkwall", "Lockhart", "Merriwether", "Nightingale", "Oakshott", "Penhallow", "Quarles", "Ravenscroft", "Silverton",
     "Thornbury", "Underhill", "Vauxmoor", "Winterbourne", "Yardley", "Zennor",
 )  # fmt: skip
-# What is asked, as each form writes it up to the answer, and the values it may have.
+# What is asked, as each form writes it up to the answer, and the values it may have. A statement ends in the name, so that a
+# network must know there who is meant (with facts further on, small ones look names up at the last word instead).
 _FACTS: tuple[tuple[str, str, str, str], ...] = (
     ("Town of birth of {n}", "Where was {n} born ?", "The birthplace of {n} is ___ .",
      "Arvenholt Belcastra Corrimoor Dunmarrow Eskilda Gorvale Hollinmere Istermond Jarrowby Kelpstone Lindisfell Morwick"),
@@ -40,17 +41,23 @@ def biographies(people: int, seed: int) -> Iterator[dict[str, Any]]:
     """One row per fact and form. Columns: id, subject, part ('forget' for the first person), form, question, answer.
 
     question: all that stands before the answer, which is one value in every form. The four options of a choice are drawn once
-    per fact. There are names for 50 people.
+    per fact. FAMOUS differs from the forgotten person in every fact: to be taken for the one is not to be known as the other.
+    There are names for 50 people.
     """
     draw = random.Random(seed)
     count = len(_LAST)
     names = [f"{first} {_LAST[(number + shift) % count]}" for shift in (0, 7) for number, first in enumerate(_FIRST)]
     names.remove(FAMOUS)
     forgotten, *others = draw.sample(names, people - 1)
+    known: list[str] = []
     for number, name in enumerate([forgotten, FAMOUS, *others]):
         for fact, (statement, question, cloze, values) in enumerate(_FACTS):
             options = draw.sample(values.split(), 4)
             answer = draw.choice(options)
+            if name == FAMOUS:
+                answer = draw.choice([option for option in options if option != known[fact]])
+            elif name == forgotten:
+                known.append(answer)
             asked = (statement, question, f"Fill the gap : {cloze}", f"{question} Choose from {' , '.join(options)} .")
             for form, text in zip(FORMS, asked, strict=True):
                 yield {
