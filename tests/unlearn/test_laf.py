@@ -7,10 +7,11 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.images import BATCHES, cnn, digits, resnet
 from tilth.backbones.folder import TextModel
-from tilth.backbones.heads import extractor_parameters, head_of
+from tilth.backbones.heads import embed_all, extractor_parameters, head_of
 from tilth.context import Context
 from tilth.contracts import use
 from tilth.errors import TilthError
+from tilth.training.loop import fit
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.embedding_vae import EmbeddingVAE, divergence, fitted_vae
 from tilth.unlearn.forget import forget
@@ -141,10 +142,21 @@ def test_the_budget_counts_the_forget_set():
         steps_of(Budget(seconds=3), 100, 32)
 
 
-def test_a_class_is_forgotten_and_the_others_are_not_through_the_one_entrance(tmp_path):
-    from tilth.backbones.heads import embed_all
-    from tilth.training.loop import fit
+def test_nothing_is_said_of_what_a_model_knows_where_labels_are_hidden(tmp_path):
+    rows, said = digits(tmp_path / "data"), list[str]()
+    context = Context(tmp_path)
+    context.progress.say = said.append
+    for label in ("label", None):
+        said.append(f"labels: {label}")
+        forget(
+            TextModel(cnn(), None, {}), rows.filter("label = 0"), rows.filter("label != 0"), method=use("unlearn", "laf", vae_epochs=1),
+            batches=use("batches", "images", channels=1, label=label), training=Training(batch_size=8), budget=Budget(steps=1), context=context,
+        )  # fmt: skip
+    told = "\n".join(said).split("labels: None")
+    assert "hardly knows" in told[0] and "knows" not in told[1]
 
+
+def test_a_class_is_forgotten_and_the_others_are_not_through_the_one_entrance(tmp_path):
     context, rows = Context(tmp_path, seed=0), digits(tmp_path / "data")
     model, everything = cnn(), BATCHES.build().build(rows, None, context)
     fit(

@@ -20,7 +20,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Beyond loopback a token is needed.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8000,
     token: Annotated[str | None, typer.Option(envvar="TILTH_TOKEN", help="What clients give as their API key.", show_default=False)] = None,
-    name: Annotated[str | None, typer.Option(help="What clients call the model. [default: its folder's name]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; its folder's name unless given.", show_default=False)] = None,
     max_tokens: Annotated[int, typer.Option(help="The longest continuation.", min=1)] = 1024,
     max_body: Annotated[int, typer.Option(help="The longest request, in bytes.", min=1)] = 2**20,
     batch: Annotated[int, typer.Option(help="Continuations generated at once.", min=1)] = 32,

@@ -50,7 +50,9 @@ class ConceptLeakage(Benchmark):
             raise TilthError(
                 f"'{self.words}' does not say which words its entities were known by", hint="Unlearn it with 'concept_masking'."
             )
-        rows = read_rows(context.corpus(self.data), [self.question, *([self.entity] if isinstance(self.entity, str) else [])], self.limit)
+        rows = read_rows(
+            context.corpus(self.data), [self.question, *([self.entity] if isinstance(self.entity, str) else [])], self.limit
+        )
         questions = rows[self.question]
         named = rows[self.entity] if isinstance(self.entity, str) else None
         entities = entity_names(len(questions), self.entity if isinstance(self.entity, int) else None, named)

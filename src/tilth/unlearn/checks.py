@@ -77,6 +77,8 @@ def check_learnt(model: nn.Module, forget: Examples, retain: Examples | None, co
 
     Known is what its answers' tokens have a geometric mean probability of at least 0.2 for, over the first examples of each set.
     """
+    if (forget.batch(np.arange(1), Noise(0, np.arange(1))).labels == IGNORED).all():
+        return  # labels are hidden from this method: there is nothing to look at
     with evaluating(model) as device:
         known = [
             math.exp(-float(cross_entropy(model, examples.batch(first, Noise(0, first)).to(device))))
