@@ -44,13 +44,15 @@ def _summed(
     for start in range(0, len(hidden), size):
         states, target = hidden[start : start + size], labels[start : start + size]
         logits = torch.mm(states, weight.t(), out=buffer[: len(states)]).float()
-        log_probability = torch.log_softmax(logits, -1, out=logits)
-        total += F.nll_loss(log_probability, target, ignore_index=IGNORED, reduction="sum")
+        kept, column = (target != IGNORED).unsqueeze(1), target.clamp(min=0).unsqueeze(1)
         if not (need_hidden or need_weight):
+            total += F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum")
             continue
-        kept = (target != IGNORED).unsqueeze(1)
-        error = log_probability.exp_()
-        error.scatter_add_(1, target.clamp(min=0).unsqueeze(1), torch.full_like(kept, -1, dtype=torch.float32)).mul_(kept)
+        highest, of_label = logits.amax(-1, keepdim=True), logits.gather(1, column)
+        error = torch.softmax(logits, -1, out=logits)
+        # log of the normaliser from the highest: its probability is at least 1 / vocabulary, so nothing underflows
+        total += torch.where(kept, highest - error.amax(-1, keepdim=True).log() - of_label, 0).sum()
+        error.scatter_add_(1, column, torch.full_like(kept, -1, dtype=torch.float32)).mul_(kept)
         error = error.to(hidden.dtype)
         if need_hidden:
             torch.mm(error, weight, out=of_hidden[start : start + size])
