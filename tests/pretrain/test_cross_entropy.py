@@ -1,5 +1,7 @@
 """Cross entropy from hidden states: where its arithmetic could go wrong (see test_objectives for its value and gradient)."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -19,7 +21,15 @@ def leaves(rows, width=8, vocabulary=13, dtype=torch.float32, scale=1.0):
 def test_a_certainly_wrong_answer_costs_what_it_costs():
     """exp would underflow: the loss must come from the logits, not from the logarithm of a probability of 0."""
     hidden, weight = torch.tensor([[500.0]]), torch.tensor([[1.0], [-1.0]])
+    assert linear_cross_entropy(hidden.clone().requires_grad_(), weight, torch.tensor([1]))[0].item() == 1000.0
     assert linear_cross_entropy(hidden, weight, torch.tensor([1]))[0].item() == 1000.0
+
+
+def test_a_nearly_certain_right_answer_costs_little_but_not_nothing():
+    """The loss is far below the spacing of float32 numbers near the logits."""
+    hidden, weight = torch.tensor([[1000.0]], requires_grad=True), torch.tensor([[1.0], [0.988]])
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0]))[0].item()
+    assert loss == pytest.approx(math.log1p(math.exp(-12)), rel=0.02) and loss < 1e-5
 
 
 def test_only_the_gradients_that_are_needed_are_made():

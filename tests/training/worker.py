@@ -25,7 +25,7 @@ class Killer(Progress):
     def update(self, done: float, **shown: float) -> None:
         if done >= self.step:
             self.step = sys.maxsize
-            os.kill(os.getpid(), self.number)
+            signal.raise_signal(self.number)  # to this thread: a signal to the process may arrive a step later or earlier
 
 
 def main(said: dict) -> int:

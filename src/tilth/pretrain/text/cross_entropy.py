@@ -50,8 +50,9 @@ def _summed(
             continue
         highest, of_label = logits.amax(-1, keepdim=True), logits.gather(1, column)
         error = torch.softmax(logits, -1, out=logits)
-        # log of the normaliser from the highest: its probability is at least 1 / vocabulary, so nothing underflows
-        total += torch.where(kept, highest - error.amax(-1, keepdim=True).log() - of_label, 0).sum()
+        # From the highest, whose probability is at least 1 / vocabulary, so that nothing underflows; the great numbers are
+        # subtracted from each other first, so that a small loss is not lost in them.
+        total += torch.where(kept, (highest - of_label) - error.amax(-1, keepdim=True).log(), 0).sum()
         error.scatter_add_(1, column, torch.full_like(kept, -1, dtype=torch.float32)).mul_(kept)
         error = error.to(hidden.dtype)
         if need_hidden:
