@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -70,6 +71,9 @@ def world() -> World:
 
 def _leave() -> None:
     if dist.is_initialized():
+        # gloo's threads may still hold a last tensor known to Python; one that lets go of it while Python ends aborts the
+        # process (pytorch#179291). Waiting gives them the interpreter; a barrier would hang where another process failed.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
