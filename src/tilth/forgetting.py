@@ -8,25 +8,19 @@ named, not passed over in silence.
 from __future__ import annotations
 
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
 
 from tilth.context import Context, Progress
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.registry import Configured, references
 from tilth.run import context_of, read_run
+from tilth.stages.exact import train_again
 from tilth.stages.pretrain import Pretrain
 from tilth.store import write_json
 from tilth.tracing import numbered
-from tilth.training.checkpoints import checkpoints
-from tilth.training.lineage import Lineage, examples_of, seen
-from tilth.training.without import Without
 
 MARK = "tainted.json"
 
@@ -58,8 +52,8 @@ def forget_rows(folder: Path, where: str, out: Path, *, progress: Progress | Non
         matched |= bool(rows)
         if rows or stage.start in redone:
             context = replace(context, inputs={**context.inputs, **redone}, progress=progress)
-            made = _again(entry["name"], stage, context, rows, out / entry["name"], fresh=stage.start in redone)
-            models.append(made)
+            made = train_again(stage, context, rows, out / entry["name"], fresh=stage.start in redone)
+            models.append({"stage": entry["name"], **made})
             if made["redone"]:
                 redone[entry["name"]] = out / entry["name"] / "model"
     if not matched:
@@ -83,41 +77,6 @@ def forget_rows(folder: Path, where: str, out: Path, *, progress: Progress | Non
     said |= {"purged": purge, "sources": sorted({entry["source"] for entry in record["data"]})}
     write_json(out / "forgotten.json", said)
     return said
-
-
-def _again(name: str, stage: Pretrain, context: Context, rows: list[int], folder: Path, *, fresh: bool) -> dict[str, Any]:
-    """Train one stage again from its last clean checkpoint; fresh: from its start, which is itself another model now."""
-    began = time.perf_counter()
-    torch.manual_seed(context.seed)
-    text_model = stage.model(context)
-    examples = stage.examples(context, text_model.tokenizer)
-    lineage = Lineage.read(context.folder)
-    wanted = np.array(rows, dtype=np.int64)
-    firsts = [one.first for one in seen(lineage, examples, rows) if one.first is not None]
-    first = min(firsts, default=None)
-    clean = None if fresh else next((at for at in checkpoints(context.folder) if first is None or at[0] < first), None)
-    report: dict[str, Any] = {"stage": name, "rows": len(rows), "first_step": first, "steps": lineage.steps}
-    if first is None and not fresh:
-        return {**report, "clean_step": lineage.steps, "redone": 0, "verified": True, "seconds": time.perf_counter() - began}
-    without = Without(examples, examples_of(examples, wanted)[0])
-    if not (folder / "lineage.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        if clean is not None:
-            shutil.copytree(clean[1], folder / "checkpoints" / clean[1].name, dirs_exist_ok=True)
-            shutil.copy(context.folder / "log.jsonl", folder / "log.jsonl")
-        shutil.copy(context.folder / "lineage.json", folder / "lineage.json")
-    stage.train(replace(context, folder=folder), text_model, without)
-    read = np.concatenate(examples.rows(without.ever_drawn(lineage)))
-    if np.isin(read, wanted).any():
-        raise RuntimeError(f"stage '{name}' was trained again and still read rows that were to be forgotten")
-    clean_step = clean[0] if clean is not None else 0
-    return {
-        **report,
-        "clean_step": clean_step,
-        "redone": lineage.steps - clean_step,
-        "verified": True,
-        "seconds": time.perf_counter() - began,
-    }
 
 
 def _descent(folder: Path, record: dict[str, Any], redone: set[str], where: str) -> tuple[set[str], list[str]]:

@@ -16,6 +16,7 @@ from tilth.training.settings import Budget, Training
 from tilth.unlearn.anchors import Anchors
 from tilth.unlearn.forget import forget
 from tilth.unlearn.generic import generic_labels, generic_logits
+from tilth.unlearn.harry_potter import soft_cross_entropy
 from tilth.unlearn.likelihood import answers
 from tilth.unlearn.translation import Translator
 
@@ -151,8 +152,24 @@ def test_counterparts_of_terms_already_met_are_no_label(bed):
 def test_soft_labels_are_the_distribution_whose_best_is_the_hard_label(bed):
     hard, _ = labels_of(bed)
     soft, _ = labels_of(bed, top=4)
+    whole, _ = labels_of(bed, top=1000)
     assert torch.equal(soft["generic"][:, 0], hard["generic"])
-    assert torch.allclose(soft["generic_probability"].sum(1), torch.ones(len(hard["generic"])))
+    assert torch.allclose(whole["generic_probability"].sum(1), torch.ones(len(hard["generic"])))
+    assert torch.allclose(soft["generic_probability"], whole["generic_probability"][:, :4])
+
+
+def test_soft_labels_leave_the_distribution_they_were_cut_from_where_it_is():
+    torch.manual_seed(0)
+    logits = torch.randn(6, 20, dtype=torch.float64, requires_grad=True)
+    own = logits.detach().softmax(-1)
+    best, ids = own.topk(5, -1)
+    (gradient,) = torch.autograd.grad(soft_cross_entropy(logits, ids, best).sum(), logits)
+    assert gradient.abs().max() < 1e-12
+    entropy = soft_cross_entropy(logits, *own.sort(-1, descending=True)[::-1])
+    assert torch.allclose(entropy, -(own * own.log()).sum(-1))
+    # apart from the five, 15 outcomes count as one
+    apart = torch.cat([best, 1 - best.sum(1, keepdim=True)], 1)
+    assert torch.allclose(soft_cross_entropy(logits, ids, best), -(apart * apart.log()).sum(1))
 
 
 @torch.no_grad()

@@ -50,7 +50,8 @@ def generic_labels(
 ) -> dict[str, Ragged]:
     """Of every example, one entry for each answer position, -100 where there is no label: `generic` (n,), int64.
 
-    top: labels are soft: `generic` (n, top), the likeliest ids, and `generic_probability` (n, top), summing to 1.
+    top: labels are soft: `generic` (n, top), the likeliest ids, and `generic_probability` (n, top), what is left of 1 being that of
+    all other ids together.
     lowered: nats by which the beginnings of counterparts of terms already met are lowered. limit: tokens of the models' context.
     """
     labels: list[np.ndarray] = []
@@ -72,7 +73,7 @@ def generic_labels(
                 found = logits.argmax(-1)
             else:
                 best, found = logits.topk(min(top, logits.shape[-1]), -1)
-                probabilities.append(best.softmax(-1).cpu().numpy())
+                probabilities.append((best - logits.logsumexp(-1, keepdim=True)).exp().cpu().numpy())
                 usable = usable[:, None]
             labels.append(torch.where(usable, found, IGNORED).cpu().numpy())
             counts.append((batch.labels[:, 1:] != IGNORED).sum(1).numpy())

@@ -10,7 +10,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Annotated, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tilth.contracts import Batch, Loss, Objective, method
@@ -41,7 +42,8 @@ class GenericLabels(Objective):
 
     anchors: terms and counterparts, or a JSON or YAML file of them (a stage does not notice when that file changes); None mines
     up to `mined` names of the forget set by `ratio` (see anchors.mine_anchors). boundaries: match whole words only.
-    labels: 'soft' learns the distribution over the `top` likeliest generic tokens instead of the likeliest.
+    labels: 'soft' learns the generic distribution instead of its likeliest token: of the `top` likeliest tokens each, of all others
+    together (left out, they would be unlearnt on every text).
     reinforce, reinforce_budget: how and for how long the copy is trained. retain: none in the paper.
 
     batch.forget: input_ids, labels; generic, of each answer token in order: (n,) ids, or (n, top) with generic_probability.
@@ -116,9 +118,22 @@ class GenericLabels(Objective):
             )
         else:
             labelled = generic[:, 0] != IGNORED
-            chosen = logits.log_softmax(-1).gather(1, generic.clamp(min=0))
-            forget = -(batch.forget.generic_probability * chosen).sum(1)[labelled].sum() / labelled.sum().clamp(min=1)
+            divergence = soft_cross_entropy(logits, generic.clamp(min=0), batch.forget.generic_probability)
+            forget = divergence[labelled].sum() / labelled.sum().clamp(min=1)
         return total(forget, self.retain, self.model, batch)
+
+
+def soft_cross_entropy(logits: Tensor, ids: Tensor, probability: Tensor) -> Tensor:
+    """-sum p log q over `ids` and, as one more outcome, all other ids together, in nats: (n,).
+
+    logits (n, vocabulary), of q; ids, probability (n, top): p, which sums to 1 or less.
+    """
+    every = logits.logsumexp(-1)
+    chosen = (probability * (logits.gather(1, ids) - every[:, None])).sum(1)
+    if ids.shape[1] == logits.shape[1]:
+        return -chosen
+    others = logits.scatter(1, ids, -torch.inf).logsumexp(-1) - every
+    return -chosen - (1 - probability.sum(1)).clamp(min=0) * others
 
 
 def reinforced_copy(model: nn.Module, task: Task, training: Training, budget: Budget) -> nn.Module:
