@@ -98,6 +98,26 @@ def test_names_are_mined_by_how_much_more_often_they_occur():
     assert mine_anchors(forget, ["no names here"], most=10) == {}
 
 
+def test_a_strict_ratio_for_terms_leaves_enough_counterparts():
+    forget = [*["Romeo and Juliet, Romeo and Juliet."] * 20, "Henry, Henry"]
+    retain = ["Henry and Edward. Henry and Edward."] * 40  # Henry is 14 times as frequent here, Edward 40 times
+    assert mine_anchors(forget, retain, most=10, ratio=20.0) == {"Juliet": "Edward", "Romeo": "Henry"}
+
+
+def test_what_often_stands_before_a_name_belongs_to_it():
+    forget = [
+        "FRIAR LAURENCE:\nI am here. Friar Laurence comes. O Romeo! Romeo and Romeo, Romeo and ROMEO.\nFriar\nLaurence is a Friar, Laurence."
+    ] * 3
+    retain = ["Henry spoke. Edward spoke. O Henry! A friar spoke, a friar came."] * 9
+    names = {"Laurence": "Henry", "Romeo": "Edward"}
+    alone = mine_anchors(forget, retain, most=10, ratio=2.0)
+    assert alone.keys() == names.keys()
+    # 'O' stands before one Romeo in five; on another line, or behind a comma, a Friar is no title
+    assert mine_anchors(forget, retain, most=10, ratio=2.0, titles=True) == alone | {"Friar Laurence": alone["Laurence"]}
+    found = Anchors(mine_anchors(forget, retain, most=10, ratio=2.0, titles=True)).find("FRIAR LAURENCE met Laurence")
+    assert [match.term for match in found] == ["Friar Laurence", "Laurence"]
+
+
 def test_a_file_of_terms(tmp_path):
     path = tmp_path / "terms.json"
     path.write_text(json.dumps(TERMS))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from tilth.errors import TilthError
 _PARTS = re.compile(r"\w+|[^\w\s]")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 _ALWAYS_CAPITALISED = 0.9  # share of a word's occurrences: below it, a capital only says that a sentence begins
+_USUAL = 10.0  # ratio above which a counterpart need not belong to its side more than that: there should be many of them
+_OFTEN = 0.25  # share of a name's occurrences: a capitalised word that stands in front of it that often is part of the name
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,43 @@ def load_anchors(path: str | Path) -> dict[str, str]:
 
 
 def mine_anchors(
-    forget: Iterable[str], retain: Iterable[str], *, most: int, ratio: float = 10.0, at_least: int = 3
+    forget: Sequence[str], retain: Iterable[str], *, most: int, ratio: float = 10.0, at_least: int = 3, titles: bool = False
 ) -> dict[str, str]:
     """Names that belong to `forget`, each with a name that is usual in `retain`; the most frequent first, at most `most`.
 
     A name is a word written with a capital nearly always. It belongs to a side when its relative frequency there is at least
     `ratio` times that on the other side (one occurrence is added there) and it occurs at least `at_least` times. Names are
-    paired by rank. Deviates from arXiv 2310.02238, where a language model lists the terms and invents the counterparts.
+    paired by rank. titles: a name with what often stands in front of it ('Friar Laurence') is a term besides the name alone, with
+    the same counterpart: otherwise the title still tells the name. Deviates from arXiv 2310.02238, where a language model lists the terms and invents the counterparts.
     """
     going, staying = Counter(_words(forget)), Counter(_words(retain))
     forms = {word: Counter[str]() for word in {form.lower() for form in (*going, *staying)}}
     for form, count in (going + staying).items():
         forms[form.lower()][form] += count
     names = {word for word, written in forms.items() if _share(written) >= _ALWAYS_CAPITALISED}
-    theirs, ours = _belonging(going, staying, names, ratio, at_least), _belonging(staying, going, names, ratio, at_least)
+    theirs, ours = _belonging(going, staying, names, ratio, at_least), _belonging(staying, going, names, min(ratio, _USUAL), at_least)
     terms = [_usual(forms[word]) for word in theirs[:most]]
     counterparts = [_usual(forms[word]) for word in ours]
-    return {term: counterparts[rank % len(counterparts)] for rank, term in enumerate(terms)} if counterparts else {}
+    if not counterparts:
+        return {}
+    alone = {term: counterparts[rank % len(counterparts)] for rank, term in enumerate(terms)}
+    return alone | (_titled(forget, alone, at_least) if titles else {})
+
+
+def _titled(texts: Iterable[str], alone: Mapping[str, str], at_least: int) -> dict[str, str]:
+    """'Title Name' -> the name's counterpart, for names a capitalised word often stands in front of."""
+    by_word = {term.lower(): term for term in alone}
+    total, behind = Counter[str](), Counter[tuple[str, str]]()
+    for text in texts:
+        before: re.Match[str] | None = None
+        for match in _WORDS.finditer(text):
+            if name := by_word.get(match.group().lower()):
+                total[name] += 1
+                if before and before.group()[0].isupper() and text[before.end() : match.start()] == " ":
+                    behind[before.group().capitalize(), name] += 1
+            before = match
+    often = (pair for pair, count in behind.items() if count >= max(at_least, _OFTEN * total[pair[1]]))
+    return {f"{title} {name}": alone[name] for title, name in sorted(often)}
 
 
 def _belonging(here: Counter[str], there: Counter[str], names: set[str], ratio: float, at_least: int) -> list[str]:

@@ -41,7 +41,7 @@ class GenericLabels(Objective):
     of its counterpart is lowered by `lowered` nats, or labels would switch from one name to another within a block.
 
     anchors: terms and counterparts, or a JSON or YAML file of them (a stage does not notice when that file changes); None mines
-    up to `mined` names of the forget set by `ratio` (see anchors.mine_anchors). boundaries: match whole words only.
+    up to `mined` names of the forget set by `ratio`, with their titles (see anchors.mine_anchors). boundaries: match whole words only.
     labels: 'soft' learns the generic distribution instead of its likeliest token: of the `top` likeliest tokens each, of all others
     together (left out, they would be unlearnt on every text).
     reinforce, reinforce_budget: how and for how long the copy is trained. retain: none in the paper.
@@ -97,8 +97,8 @@ class GenericLabels(Objective):
         elif self.anchors is not None:
             terms = self.anchors
         elif self.mined and task.retain is not None:
-            texts = ([*task.prompts(part), *task.replies(part)] for part in ("forget", "retain"))  # type: ignore[arg-type]
-            terms = mine_anchors(*texts, most=self.mined, ratio=self.ratio)
+            going, staying = ([*task.prompts(part), *task.replies(part)] for part in ("forget", "retain"))  # type: ignore[arg-type]
+            terms = mine_anchors(going, staying, most=self.mined, ratio=self.ratio, titles=True)
         else:
             terms = {}
         if not terms:
