@@ -31,6 +31,13 @@ def test_adjoining_excerpts_are_the_whole(context, tmp_path):
     assert "\n\n".join(parts[0] + parts[1]) == "one\n\ntwo two\n\nthree\n\nfour\n\ntwo\n\nfive"
 
 
+def test_what_lies_outside_the_marks(context):
+    assert texts(context, begin="two two", end="four", characters=1, outside=True) == ["one", "four", "two", "five"]
+    assert texts(context, begin="three", characters=1, outside=True) == ["one", "two two"]
+    with pytest.raises(TilthError, match="no text of 'whole' holds 'six'"):
+        texts(context, begin="six", outside=True)
+
+
 def test_pieces_end_with_a_paragraph():
     assert cut("a\n\nbb\n\ncccc\n\nd", 3) == ["a\n\nbb", "cccc", "d"]
 

@@ -18,6 +18,7 @@ class Excerpt(Stage):
 
     begin, end: words as they stand in the text; the excerpt starts with the first `begin` and ends before the first `end` behind
     it. Without `begin` it starts with the text, without `end` it goes to the text's end. Texts without `begin` give nothing.
+    outside: everything but that, the text before and the text behind it.
     copies: times the excerpt is told, each time in longer pieces, so that rows cut from them begin at other words.
     """
 
@@ -32,27 +33,32 @@ class Excerpt(Stage):
         end: str | None = None,
         characters: PositiveInt = 1000,
         copies: PositiveInt = 1,
+        outside: bool = False,
     ) -> None:
         self.data, self.begin, self.end, self.characters, self.copies = data, begin, end, characters, copies
+        self.outside = outside
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows, characters."""
         corpus = context.corpus(self.data)
         lengths = [self.characters + copy * self.characters // 7 for copy in range(self.copies)]
-        pieces = [piece for length in lengths for text in _texts(corpus) for piece in cut(self.between(text), length)]
+        pieces = [
+            piece for length in lengths for text in _texts(corpus) for part in self.parts(text) for piece in cut(part, length)
+        ]
         if not pieces:
             raise TilthError(f"no text of '{self.data}' holds {self.begin!r}", hint="Check its spelling, white space included.")
         table = pa.table({"id": [f"{number:06d}" for number in range(len(pieces))], "text": pieces})
         Corpus.write(context.folder / "corpus.lance", table.to_batches(), table.schema, metadata={"kind": "text"})
         return {"rows": float(len(pieces)), "characters": float(sum(map(len, pieces)))}
 
-    def between(self, text: str) -> str:
-        """The excerpt of one text; empty where `begin` does not stand in it."""
+    def parts(self, text: str) -> list[str]:
+        """The excerpt of one text, in one part or (outside) two; empty where `begin` does not stand in it."""
         start = text.find(self.begin) if self.begin is not None else 0
         if start < 0:
-            return ""
+            return []
         stop = text.find(self.end, start + len(self.begin or "")) if self.end is not None else -1
-        return text[start:] if stop < 0 else text[start:stop]
+        stop = len(text) if stop < 0 else stop
+        return [text[:start], text[stop:]] if self.outside else [text[start:stop]]
 
 
 def cut(text: str, characters: int) -> list[str]:

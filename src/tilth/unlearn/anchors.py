@@ -104,7 +104,10 @@ def mine_anchors(
     for form, count in (going + staying).items():
         forms[form.lower()][form] += count
     names = {word for word, written in forms.items() if _share(written) >= _ALWAYS_CAPITALISED}
-    theirs, ours = _belonging(going, staying, names, ratio, at_least), _belonging(staying, going, names, min(ratio, _USUAL), at_least)
+    theirs, ours = (
+        _belonging(going, staying, names, ratio, at_least),
+        _belonging(staying, going, names, min(ratio, _USUAL), at_least),
+    )
     terms = [_usual(forms[word]) for word in theirs[:most]]
     counterparts = [_usual(forms[word]) for word in ours]
     if not counterparts:
