@@ -69,7 +69,8 @@ def test_every_row_of_an_example_is_a_row_of_the_corpus_and_batches_do_not_depen
 
 
 @pytest.mark.slow
-def test_two_processes_train_every_objective_as_one_does_with_the_doubled_batch(tmp_path):
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_train_every_objective_as_one_does_with_the_doubled_batch(tmp_path, parallel):
     command = [
         sys.executable,
         "-m",
@@ -80,6 +81,7 @@ def test_two_processes_train_every_objective_as_one_does_with_the_doubled_batch(
         "-m",
         "tests.methods_worker",
         str(tmp_path),
+        parallel,
     ]
     root = Path(__file__).parents[1]
     done = subprocess.run(

@@ -227,16 +227,16 @@ class _Run:
                 self.evaluation.examples, self.evaluation.limit, self.training.batch_size, self.seed, self.world
             ):
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
-                    loss = self.objective(batch)
-                names = list(loss.parts)
-                sums = sums + sum_of([Micro(loss.total, loss.count, loss.parts, 0, 0)])
+                    total, count, parts = self.update.plain(batch)
+                names = list(parts)
+                sums = sums + sum_of([Micro(total, count, parts, 0, 0)])
         self.objective.train()
         if self.average:
             self.average.swap()
-        count, total, *parts = self.world.sum(sums).tolist()
-        line = {"step": self.step, "seconds": round(self.seconds(), 3), "held_out_loss": total / count}
-        self.log.write(line | {"held_out_parts": {name: part / count for name, part in zip(names, parts, strict=True)}})
-        self.progress.update(self.step, held_out_loss=total / count)
+        weight, whole, *each = self.world.sum(sums).tolist()
+        line = {"step": self.step, "seconds": round(self.seconds(), 3), "held_out_loss": whole / weight}
+        self.log.write(line | {"held_out_parts": {name: part / weight for name, part in zip(names, each, strict=True)}})
+        self.progress.update(self.step, held_out_loss=whole / weight)
 
     def checkpoint(self, trained: Trained) -> None:
         """Write one, unless what would be written is not finite: then NotFinite, and the one before stays the newest."""

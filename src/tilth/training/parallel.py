@@ -89,15 +89,15 @@ def choose(parallel: str, module: nn.Module, here: World) -> str:
     return "fsdp" if 16 * sum(p.numel() for p in module.parameters()) > 0.4 * memory else "ddp"
 
 
-def shard(objective: nn.Module, here: World) -> None:
+def shard(module: nn.Module, here: World) -> None:
     """FSDP2, in place: each repeated block (a child of a ModuleList) is gathered when it runs, the rest with the root."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(here.device.type, (here.size,))
-    for block in blocks(objective):
+    for block in blocks(module):
         fully_shard(block, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
+    fully_shard(module, mesh=mesh)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
@@ -111,10 +111,10 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def synchronised(runner: nn.Module, objective: nn.Module, mode: str, last: bool) -> AbstractContextManager[Any]:
+def synchronised(runner: nn.Module, mode: str, last: bool) -> AbstractContextManager[Any]:
     """Within it gradients stay on this process, except in a step's last micro-batch."""
     if mode == "fsdp":
-        cast(Any, objective).set_requires_gradient_sync(last)
+        cast(Any, runner).set_requires_gradient_sync(last)
     elif mode == "ddp" and not last:
         return cast(AbstractContextManager[Any], cast(Any, runner).no_sync())
     return nullcontext()

@@ -45,12 +45,15 @@ class Update:
         self.objective, self.training, self.world, self.mode = objective, training, world, mode
         if compiled:
             torch._dynamo.reset()  # what earlier runs compiled counts against the limit of recompilations
+        if mode == "fsdp" and compiled:
+            for block in blocks(objective):
+                block.compile()
+        # The same without compilation and DDP. It is what is sharded: only tensors and plain containers of them tell
+        # FSDP that the backward pass has come to the parameters that no block holds, and a Loss is neither.
+        self.plain = Runner(objective)
         if mode == "fsdp":
-            if compiled:
-                for block in blocks(objective):
-                    block.compile()
-            shard(objective, world)
-        self.runner: nn.Module = Runner(objective)
+            shard(self.plain, world)
+        self.runner: nn.Module = self.plain if mode == "fsdp" else Runner(objective)
         if compiled and mode != "fsdp":
             self.runner.compile()
         if mode == "ddp":
@@ -62,7 +65,7 @@ class Update:
         alone = len(batches) == 1 and self.world.size == 1
         micros = []
         for number, batch in enumerate(batches, 1):
-            with synchronised(self.runner, self.objective, self.mode, last=number == len(batches)):
+            with synchronised(self.runner, self.mode, last=number == len(batches)):
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
                     total, count, parts = self.runner(batch)
                 (total if alone else total * count).backward()
