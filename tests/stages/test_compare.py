@@ -78,4 +78,4 @@ def test_points_of_a_picture_carry_their_names():
 def test_the_packaged_comparison_is_valid_at_every_scale(scale):
     recipe = Recipe.load("comparison", scale=scale)
     compared = set(recipe.stages["comparison"].settings["models"])
-    assert compared == {name for name, stage in recipe.stages.items() if stage.name in ("pretrain", "unlearn")}
+    assert compared == {name for name, stage in recipe.stages.items() if stage.cls.gives == "model"}
