@@ -34,10 +34,9 @@ class Familiarity(Benchmark):
     `familiarity`: mean over prompts of the next-token probability of everything that begins one of the terms.
     `completion_familiarity`: share of greedy completions of `max_new_tokens` tokens that hold one of the terms (0 tokens: left out).
 
-    forget: the text; retain: text without it, to mine names from as `generic_labels` does, without titles, which
-    other texts have too; anchors: terms and counterparts, or a
-    file of them, instead. Prompts are `context` words or fewer in front of a term, at least `shortest`, without another
-    term; `limit` of them, evenly spread over the text.
+    forget: the text; retain: text without it, to mine names from as `generic_labels` does, without titles, which other texts have
+    too; anchors: terms and counterparts, or a file of them, instead. Prompts are `context` words or fewer in front of a term, at
+    least `shortest`, without another term; `limit` of them, evenly spread over the text.
 
     Deviates: the paper's 300 prompts and their grades (0 to 3) are a language model's; here a completion counts or does not.
     """

@@ -20,7 +20,7 @@ from tilth.errors import TilthError
 _PARTS = re.compile(r"\w+|[^\w\s]")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 _ALWAYS_CAPITALISED = 0.9  # share of a word's occurrences: below it, a capital only says that a sentence begins
-_USUAL = 10.0  # ratio above which a counterpart need not belong to its side more than that: there should be many of them
+_USUAL = 10.0  # the highest ratio asked of counterparts: a stricter one for the terms should not leave few of them
 _OFTEN = 0.25  # share of a name's occurrences: a capitalised word that stands in front of it that often is part of the name
 
 
@@ -97,7 +97,8 @@ def mine_anchors(
     A name is a word written with a capital nearly always. It belongs to a side when its relative frequency there is at least
     `ratio` times that on the other side (one occurrence is added there) and it occurs at least `at_least` times. Names are
     paired by rank. titles: a name with what often stands in front of it ('Friar Laurence') is a term besides the name alone, with
-    the same counterpart: otherwise the title still tells the name. Deviates from arXiv 2310.02238, where a language model lists the terms and invents the counterparts.
+    the same counterpart: otherwise the title still tells the name. Deviates from arXiv 2310.02238, where a language model lists
+    the terms and invents the counterparts.
     """
     going, staying = Counter(_words(forget)), Counter(_words(retain))
     forms = {word: Counter[str]() for word in {form.lower() for form in (*going, *staying)}}

@@ -48,7 +48,7 @@ class GenericLabels(Objective):
 
     batch.forget: input_ids, labels; generic, of each answer token in order: (n,) ids, or (n, top) with generic_probability.
 
-    Deviates: the paper gives no number for the lowering; 10 is ours. A block is whatever the batches make one example.
+    Deviates: the paper gives no number for the lowering; 10 is ours. Its terms are a language model's, here they are counted. A block is whatever the batches make one example.
     """
 
     needs = ("generic",)
@@ -110,6 +110,7 @@ class GenericLabels(Objective):
         return terms
 
     def forward(self, batch: Batch) -> Loss:
+        """Cross-entropy with the generic labels, hard or soft, and the retain term; labels of -100 do not count."""
         logits, _, _ = answers(self.model, batch.forget)
         generic = batch.forget.generic
         if generic.ndim == 1:
