@@ -36,6 +36,10 @@ def test_what_lies_outside_the_marks(context):
     assert texts(context, begin="three", characters=1, outside=True) == ["one", "two two"]
     with pytest.raises(TilthError, match="no text of 'whole' holds 'six'"):
         texts(context, begin="six", outside=True)
+    with pytest.raises(TilthError, match="nothing lies outside"):
+        Excerpt(data="whole", outside=True)
+    with pytest.raises(TilthError, match="nothing of 'whole'"):
+        texts(context, begin="one", outside=True)
 
 
 def test_pieces_end_with_a_paragraph():
@@ -45,6 +49,8 @@ def test_pieces_end_with_a_paragraph():
 def test_a_mark_that_is_not_there_is_told(context):
     with pytest.raises(TilthError, match="no text of 'whole' holds 'six'"):
         texts(context, begin="six")
+    with pytest.raises(TilthError, match="no text of 'whole' holds 'sixth'"):
+        texts(context, begin="three", end="sixth")
 
 
 def test_copies_tell_the_same_in_other_pieces(context):

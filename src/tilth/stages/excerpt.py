@@ -17,7 +17,8 @@ class Excerpt(Stage):
     """What lies between two places of the texts of `data`, as rows of about `characters` characters that end with a paragraph.
 
     begin, end: words as they stand in the text; the excerpt starts with the first `begin` and ends before the first `end` behind
-    it. Without `begin` it starts with the text, without `end` it goes to the text's end. Texts without `begin` give nothing.
+    it. Without `begin` it starts with the text, without `end` it goes to the text's end, as it does in a text that has no `end`;
+    some text must have one. Texts without `begin` give nothing.
     outside: everything but that, the text before and the text behind it.
     copies: times the excerpt is told, each time in longer pieces, so that rows cut from them begin at other words.
     """
@@ -37,16 +38,21 @@ class Excerpt(Stage):
     ) -> None:
         self.data, self.begin, self.end, self.characters, self.copies = data, begin, end, characters, copies
         self.outside = outside
+        if outside and begin is None and end is None:
+            raise TilthError("nothing lies outside a whole text", where="excerpt.outside", hint="Give 'begin' or 'end'.")
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows, characters."""
         corpus = context.corpus(self.data)
+        for mark in filter(None, (self.begin, self.end)):
+            if not any(mark in text for text in _texts(corpus)):
+                raise TilthError(f"no text of '{self.data}' holds {mark!r}", hint="Check its spelling, white space included.")
         lengths = [self.characters + copy * self.characters // 7 for copy in range(self.copies)]
         pieces = [
             piece for length in lengths for text in _texts(corpus) for part in self.parts(text) for piece in cut(part, length)
         ]
         if not pieces:
-            raise TilthError(f"no text of '{self.data}' holds {self.begin!r}", hint="Check its spelling, white space included.")
+            raise TilthError(f"nothing of '{self.data}' lies where it is asked for", where="excerpt")
         table = pa.table({"id": [f"{number:06d}" for number in range(len(pieces))], "text": pieces})
         Corpus.write(context.folder / "corpus.lance", table.to_batches(), table.schema, metadata={"kind": "text"})
         return {"rows": float(len(pieces)), "characters": float(sum(map(len, pieces)))}
