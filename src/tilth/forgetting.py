@@ -20,7 +20,7 @@ from tilth.run import context_of, read_run
 from tilth.stages.exact import train_again
 from tilth.stages.pretrain import Pretrain
 from tilth.store import write_json
-from tilth.tracing import numbered
+from tilth.tracing import rows_where
 
 MARK = "tainted.json"
 
@@ -46,7 +46,7 @@ def forget_rows(folder: Path, where: str, out: Path, *, progress: Progress | Non
         stage: Pretrain = configured.build()
         try:
             corpus = context.corpus(stage.data)
-            rows, _ = numbered(corpus, where, corpus.count())
+            rows, _ = rows_where(corpus, where, corpus.count())
         except TilthError as error:  # another stage's data may have the columns this one's lacks
             unfit, rows = error, []
         matched |= bool(rows)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.compute as pc
-
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.run import context_of, read_run
 from tilth.stages.pretrain import Pretrain
 from tilth.training.checkpoints import checkpoints
-from tilth.training.lineage import Lineage, seen
+from tilth.training.lineage import Lineage, numbered, seen
 
 
 def trace_run(folder: Path, where: str, limit: int) -> list[dict[str, Any]]:
@@ -42,7 +39,7 @@ def trace_run(folder: Path, where: str, limit: int) -> list[dict[str, Any]]:
 def _trace_stage(folder: Path, name: str, where: str, limit: int) -> list[dict[str, Any]]:
     configured, context = context_of(folder, name)
     stage: Pretrain = configured.build()
-    rows, ids = numbered(context.corpus(stage.data), where, limit)
+    rows, ids = rows_where(context.corpus(stage.data), where, limit)
     if not ids:
         return []
     examples = stage.examples(context, stage.model(context).tokenizer)
@@ -65,15 +62,6 @@ def _trace_stage(folder: Path, name: str, where: str, limit: int) -> list[dict[s
     return found
 
 
-def numbered(corpus: Corpus, where: str, limit: int) -> tuple[list[int], list[str]]:
+def rows_where(corpus: Corpus, where: str, limit: int) -> tuple[list[int], list[str]]:
     """Numbers (in this view of the corpus) and ids of the first `limit` rows `where` the predicate holds."""
-    wanted = corpus.filter(where).table(["id"])["id"].slice(0, limit)
-    rows: list[int] = []
-    ids: list[str] = []
-    start = 0
-    for batch in corpus.scan(["id"]):
-        hits = np.flatnonzero(pc.is_in(batch["id"], value_set=wanted).to_numpy(zero_copy_only=False))
-        rows += (start + hits).tolist()
-        ids += batch["id"].take(hits).to_pylist()
-        start += batch.num_rows
-    return rows, ids
+    return numbered(corpus, corpus.filter(where).table(["id"])["id"].slice(0, limit))

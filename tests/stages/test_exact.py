@@ -84,5 +84,7 @@ def test_other_models_and_strange_rows_are_refused(tmp_path):
     strange = tree(tmp_path)
     strange["data"]["theirs"] = {"source": str(other)}
     strange["stages"]["base"]["pretrain"].pop("held_out")
-    with pytest.raises(TilthError, match="no row of 'data' has an id"):
+    with pytest.raises(TilthError, match="1 of 1 rows of 'forget' have an id that no row of 'data' has"):
         execute(Recipe.load(strange), out=tmp_path / "again")
+    with pytest.raises(TilthError, match="'base' was not trained on 'theirs'"):
+        execute(Recipe.load(tree(tmp_path, data="theirs")), out=tmp_path / "again")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 
 from tilth.context import Context
@@ -19,7 +18,7 @@ from tilth.errors import TilthError
 from tilth.registry import configure
 from tilth.stages.pretrain import Pretrain
 from tilth.training.checkpoints import checkpoints
-from tilth.training.lineage import Lineage, examples_of, seen
+from tilth.training.lineage import Lineage, examples_of, numbered, seen
 from tilth.training.without import Without
 
 
@@ -40,12 +39,13 @@ class Exact(Stage):
         """Write 'model/'; metrics: steps of the run, first_step that read a row, clean_step gone back to, redone, rows."""
         stage, seed = self.made_by(context)
         ids = context.corpus(self.forget).table(["id"])["id"]
-        known = context.corpus(self.data).table(["id"])["id"]
-        rows = np.flatnonzero(pc.is_in(known, value_set=ids.combine_chunks()).to_numpy(zero_copy_only=False)).tolist()
-        if not rows:
+        rows, found_ids = numbered(context.corpus(self.data), ids)
+        if missing := len(ids) - len(found_ids):
+            strange = sorted(set(ids.to_pylist()).difference(found_ids))[:5]
             raise TilthError(
-                "no row of 'data' has an id of 'forget'", where="exact", hint="The model was not trained on these rows."
-            )
+                f"{missing} of {len(ids)} rows of 'forget' have an id that no row of 'data' has, e.g. {', '.join(strange)}",
+                where="exact.forget", hint="Name rows the model was trained on: the same data with a narrower 'where'.",
+            )  # fmt: skip
         folder = context.model(self.model).parent
         found = train_again(stage, replace(context, folder=folder, seed=seed), rows, context.folder)
         if not found["redone"]:
@@ -57,7 +57,10 @@ class Exact(Stage):
         }
 
     def made_by(self, context: Context) -> tuple[Pretrain, int]:
-        """The stage that made the model, reading `data`, and its seed. Raises TilthError where it is not of that kind."""
+        """The stage that made the model, reading `data`, and its seed.
+
+        Raises TilthError where it is not of that kind, or was trained on something else.
+        """
         folder = context.model(self.model)
         record = folder.parent / "stage.json"
         said: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
@@ -65,6 +68,12 @@ class Exact(Stage):
             raise TilthError(
                 f"'{self.model}' was not trained from nothing by a stage of this project", where="exact.model",
                 hint="Only what Tilth has trained, and whose checkpoints are there, can be trained again without some rows.",
+            )  # fmt: skip
+        about = json.loads((folder / "tilth.json").read_text(encoding="utf-8"))
+        if about["history"][-1]["data"] != context.corpus(self.data).fingerprint:
+            raise TilthError(
+                f"'{self.model}' was not trained on '{self.data}', or that has changed since", where="exact.data",
+                hint="Name what its stage has under 'data'; which step read which row is computed from that.",
             )  # fmt: skip
         settings = said["settings"] | {"data": self.data, "held_out": None, "tokenizer": str(folder)}
         stage: Pretrain = configure("stage", {"pretrain": settings}).build()
@@ -100,6 +109,6 @@ def train_again(stage: Pretrain, context: Context, rows: list[int], folder: Path
     stage.train(replace(context, folder=folder), text_model, without)
     read = np.concatenate(examples.rows(without.ever_drawn(lineage)))
     if np.isin(read, wanted).any():
-        raise RuntimeError("a stage was trained again and still read rows that were to be forgotten")
+        raise RuntimeError(f"what was trained again in {folder} still read rows that were to be forgotten")
     clean_step = clean[0] if clean is not None else 0
     return {**report, "clean_step": clean_step, "redone": lineage.steps - clean_step, "seconds": time.perf_counter() - began}

@@ -12,10 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tilth.batches.order import Order
 from tilth.contracts import Examples
+from tilth.corpus import Corpus
 from tilth.errors import TilthError
 
 _SCAN = 8192
@@ -103,3 +106,16 @@ def last_clean_checkpoint(folder: Path, examples: Examples, rows: Collection[int
     firsts = [one.first for one in seen(Lineage.read(folder), examples, rows) if one.first is not None]
     clean = min(firsts) - 1 if firsts else None
     return next((path for step, path in checkpoints(folder) if clean is None or step <= clean), None)
+
+
+def numbered(corpus: Corpus, ids: pa.ChunkedArray) -> tuple[list[int], list[str]]:
+    """Numbers (in this view of the corpus, which is streamed) of the rows that have one of `ids`, in order, and those ids."""
+    rows: list[int] = []
+    found: list[str] = []
+    start = 0
+    for batch in corpus.scan(["id"]):
+        hits = np.flatnonzero(pc.is_in(batch["id"], value_set=ids).to_numpy(zero_copy_only=False))
+        rows += (start + hits).tolist()
+        found += batch["id"].take(hits).to_pylist()
+        start += batch.num_rows
+    return rows, found
