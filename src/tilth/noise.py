@@ -50,3 +50,7 @@ class Noise:
     def uniform(self, name: str, *shape: int) -> NDArray[np.float64]:
         """float64 in [0, 1), (len(positions), *shape); another name gives independent numbers."""
         return hashed_uniform(self.seed, name, self.positions, shape)
+
+    def keys(self) -> NDArray[np.int64]:
+        """64 bits for each example, int64 (len(positions),), from which a device makes numbers of its own (`batches.draws`)."""
+        return mix(key(self.seed, "example") + self.positions * GOLDEN).view(np.int64)

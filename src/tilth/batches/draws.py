@@ -1,0 +1,56 @@
+"""Random numbers for whole batches on their device: a function of each example's key and a name, nothing is consumed.
+
+Notable: the same splitmix64 sequence as `tilth.noise`, in signed integers that wrap, so masks and augmentations of an example are the
+same on any device, in any batch and after any restart.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from hashlib import blake2b
+from math import prod
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
+
+
+def uniform(keys: Tensor, name: str, *shape: int) -> Tensor:
+    """float32 in [0, 1), (len(keys), *shape). keys: int64 (examples,), `Noise.keys` of a batch; another name is independent.
+
+    A longer trailing shape continues a shorter one.
+    """
+    counters = torch.arange(1, prod(shape) + 1, device=keys.device, dtype=torch.int64)
+    start = _mix(keys + _key(name))
+    bits = _mix(start[:, None] + counters * _GOLDEN)
+    return (_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+
+
+def normal(keys: Tensor, name: str, *shape: int) -> Tensor:
+    """float32 of mean 0 and variance 1, (len(keys), *shape): the Box-Muller transform of two uniform draws."""
+    radius, angle = uniform(keys, f"{name}/radius", *shape), uniform(keys, f"{name}/angle", *shape)
+    return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * torch.pi * angle)
+
+
+def split(keys: Tensor, name: str) -> Tensor:
+    """Keys of another sequence for each example: a second view of the same picture, say."""
+    return _mix(keys ^ _key(name))
+
+
+@cache
+def _key(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def _right(x: Tensor, bits: int) -> Tensor:
+    """A shift that brings in zeros: torch's own brings in the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """`noise.mix` of the same 64 bits."""
+    x = (x ^ _right(x, 30)) * _FIRST
+    x = (x ^ _right(x, 27)) * _SECOND
+    return x ^ _right(x, 31)
