@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch", "Benchmark", "Backbone", "Configured", "CorpusRef", "Edit", "Estimator", "Examples", "Features", "Guard", "Kind",
-    "Loss", "ModelRef", "Noise", "Objective", "Reparametrisation", "Schedule", "Scores", "Stage", "Step", "TokenizerRef",
+    "Loss", "ModelRef", "Noise", "Objective", "Reparametrisation", "Sample", "Schedule", "Scores", "Stage", "Step", "TokenizerRef",
     "method", "use",
 ]  # fmt: skip
 
@@ -127,14 +127,31 @@ class Examples(Protocol):
         """For each example, the corpus row numbers it was made from: lineage."""
         ...
 
+    # Examples of something else than text also say what they look like: `sample: Sample | Sequence[Sample]`.
+
 
 @dataclass
 class Features:
-    """tokens (batch, tokens, width), pooled (batch, width), layers: the same as tokens, of the layers asked for."""
+    """tokens (batch, tokens, width), pooled (batch, width), layers: the same as tokens, of the layers asked for.
+
+    summary (batch, width): the class token's output where there is one; `tokens` are without it, `layers` with it.
+    """
 
     tokens: Tensor
     pooled: Tensor
     layers: tuple[Tensor, ...] = ()
+    summary: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the examples of a set look like, for a backbone that must fit them: channels, size (along each axis), and each
+    channel's mean and standard deviation in the values' natural scale."""
+
+    channels: int
+    size: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 class Backbone(ABC):

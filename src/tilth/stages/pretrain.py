@@ -85,6 +85,9 @@ class Pretrain(Stage):
         if self.start:
             return load(context.model(self.start))
         assert self.backbone
+        if not self.backbone.cls.tokenised:  # type: ignore[attr-defined]
+            sample = getattr(self.examples(context, None), "sample", None)
+            return TextModel(self.backbone.build().build(sample), None, {})
         tokenizer = AutoTokenizer.from_pretrained(context.tokenizer(self.tokenizer)) if self.tokenizer else None
         return TextModel(self.backbone.build().build(tokenizer), tokenizer, {})
 

@@ -1,0 +1,103 @@
+"""The blocks patch encoders and decoders are made of: attention, across sequences too, and the layers around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """softmax(q k^T / sqrt(d) + bias) v over heads, of one sequence. bias: (batch or 1, heads or 1, tokens, tokens)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Queries of one sequence (batch, n, width), keys and values of another (batch, m, source)."""
+
+    def __init__(self, width: int, heads: int, source: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(width, width), nn.Linear(source or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, source: Tensor, bias: Tensor | None = None) -> Tensor:
+        q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x) (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(width, inner), nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
+
+
+class DropPath(nn.Module):
+    """Leaves a branch out of whole examples while training, and scales the others up (stochastic depth, arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * kept / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """x += mixer(norm x); x += mlp(norm x). Further arguments go to the mixer."""
+
+    def __init__(self, width: int, mixer: nn.Module, mlp: nn.Module, *, eps: float = 1e-6, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.mixer_norm, self.mixer = nn.LayerNorm(width, eps=eps), mixer
+        self.mlp_norm, self.mlp = nn.LayerNorm(width, eps=eps), mlp
+        self.drop = DropPath(drop_path)
+
+    def forward(self, x: Tensor, *given: object) -> Tensor:
+        x = x + self.drop(self.mixer(self.mixer_norm(x), *given))
+        return x + self.drop(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
+
+
+def attention_block(width: int, heads: int, mlp_ratio: float = 4.0, *, eps: float = 1e-6, drop_path: float = 0.0) -> Block:
+    """A pre-norm transformer block."""
+    return Block(width, Attention(width, heads), MLP(width, int(mlp_ratio * width)), eps=eps, drop_path=drop_path)
+
+
+def initialise(module: nn.Module) -> None:
+    """Xavier uniform for linear layers, zero biases, norms at 1 and 0, as MAE starts (arXiv 2111.06377). To be `apply`ed."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,1 @@
+"""Cutting signals, pictures and volumes into patches, and choosing patches to hide."""
