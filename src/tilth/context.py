@@ -78,7 +78,8 @@ class Context:
         """Add something to the report. kind and content:
 
         table: columns [str], rows [[value]], note str; curves: series {name: [[x, y]]}, x str, y str, log bool;
-        examples: columns [str], rows [[str]] (long texts, shown one below another); note: text str.
+        examples: columns [str], rows [[str]] (long texts, shown one below another); note: text str;
+        picture: png str (base64), note str.
         """
         if not self.first:
             return

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from tilth.adapt.adapt import adapt, features
+from tilth.adapt.adapt import Reading, adapt
 from tilth.adapt.classifier import Classifier
 from tilth.adapt.fine_tune import FineTune, classifier
 from tilth.backbones.folder import TextModel
@@ -90,9 +90,10 @@ def test_probing_leaves_the_model_as_it_was(tokenizer, tmp_path):
 def test_features_are_computed_once(tokenizer, tmp_path, monkeypatch):
     model, texts = text_model(tokenizer), sentences(8, 3)[0]
     rows, context = corpus(tmp_path, texts, ["a"] * 8), Context(tmp_path)
-    first = features(model, rows, texts, "text", context)
-    monkeypatch.setattr("tilth.adapt.adapt.embed", None)  # calling it again would fail
-    np.testing.assert_array_equal(features(model, rows, texts, "text", context), first)
+    read = Reading(model, None, None, context)
+    first = read.features(rows, read(rows))
+    monkeypatch.setattr("tilth.adapt.adapt.features_of", None)  # calling it again would fail
+    np.testing.assert_array_equal(read.features(rows, texts), first)
 
 
 @pytest.mark.parametrize("backbone", ["causal_lm", "masked_lm", "encoder_decoder"])

@@ -16,8 +16,8 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     GPT2Config,
-    ViTConfig,
-    ViTModel,
+    ResNetConfig,
+    ResNetModel,
 )
 
 from tests.batches.texts import sentences, tokenizer_of
@@ -158,9 +158,7 @@ def test_a_folder_that_lacks_weights_is_refused_not_filled_at_random(tmp_path):
 
 
 def test_what_is_not_a_text_model_is_refused(tmp_path):
-    ViTModel(ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)).save_pretrained(
-        tmp_path
-    )
+    ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     with pytest.raises(TilthError, match="not a text model with a head"):
         load(tmp_path)

@@ -30,7 +30,11 @@ def test_an_example_draws_the_same_in_any_company_and_shape():
 def test_names_seeds_and_splits_are_independent_and_the_distributions_right():
     some = keys(range(400))
     first = draws.uniform(some, "a", 100).flatten()
-    for other in (draws.uniform(some, "b", 100), draws.uniform(keys(range(400), 4), "a", 100), draws.uniform(draws.split(some, "v"), "a", 100)):
+    for other in (
+        draws.uniform(some, "b", 100),
+        draws.uniform(keys(range(400), 4), "a", 100),
+        draws.uniform(draws.split(some, "v"), "a", 100),
+    ):
         assert abs(float(torch.corrcoef(torch.stack([first, other.flatten()]))[0, 1])) < 0.02
     assert 0 <= float(first.min()) and float(first.max()) < 1 and float(first.mean()) == pytest.approx(0.5, abs=0.01)
     values = draws.normal(some, "n", 100)

@@ -43,7 +43,9 @@ def test_a_patch_that_does_not_divide_names_those_that_do():
 def test_normalised_patches_have_mean_zero_and_a_constant_one_is_zero():
     patches = torch.cat([torch.randn(1, 3, 48) * 7 + 2, torch.full((1, 3, 48), 0.3)])
     made = normalised(patches)
-    assert torch.allclose(made[0].mean(-1), torch.zeros(3), atol=1e-5) and torch.allclose(made[0].std(-1), torch.ones(3), atol=1e-3)
+    assert torch.allclose(made[0].mean(-1), torch.zeros(3), atol=1e-5) and torch.allclose(
+        made[0].std(-1), torch.ones(3), atol=1e-3
+    )
     assert torch.equal(made[1], torch.zeros(3, 48))
 
 

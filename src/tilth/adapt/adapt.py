@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from tilth.adapt.classifier import ESTIMATOR, Classifier
 from tilth.adapt.estimators import save as save_estimator
 from tilth.adapt.fine_tune import classifier
-from tilth.backbones.features import embed
+from tilth.backbones.features import Content, features_of
 from tilth.backbones.fingerprint import fingerprint
 from tilth.backbones.folder import TextModel, save
 from tilth.batches.text.labelled import class_indices
@@ -43,26 +43,29 @@ def adapt(
     method: Configured,
     test: Corpus | None = None,
     label: str = "label",
-    column: str = "text",
+    column: str | None = None,
     length: int = 256,
+    batches: Configured | None = None,
     training: Training = Training(),
     budget: Budget = Budget(epochs=3),
     context: Context,
 ) -> Adapted:
-    """Learn the classes in `label` from the texts in `column`, and write the result to context.folder / 'model'.
+    """Learn the classes in `label` from the texts in `column`, or from what `batches` make of the rows where the model reads
+    something else than text, and write the result to context.folder / 'model'.
 
-    method: of kind 'adapt'. test: labelled rows that are only scored. length: tokens of a text when the model is fine-tuned;
-    training and budget matter only then. Raises TilthError for a missing column, a missing label, a class of the test rows
+    method: of kind 'adapt'. test: labelled rows that are only scored. column: 'text' or 'image' if None. batches: 'pictures' if
+    None. length: tokens of a text when the model is fine-tuned; training and budget matter only then. Raises TilthError for a missing column, a missing label, a class of the test rows
     that the training rows lack, a single class, or fewer rows than neighbours.
     """
-    texts, indices, classes = labelled(corpus, column, label)
+    read = Reading(text_model, column, batches, context)
+    indices, classes = labelled(corpus, label)
     if len(classes) < 2:
         raise TilthError(
             f"there is only one class, '{classes[0]}'", where=corpus.uri, hint=f"Is '{label}' the column of the labels?"
         )
-    sets = {"train": (corpus, texts, indices)}
+    sets = {"train": (corpus, read(corpus), indices)}
     if test is not None:
-        sets["test"] = (test, *labelled(test, column, label, classes)[:2])
+        sets["test"] = (test, read(test), labelled(test, label, classes)[0])
     folder = context.folder / "model"
     about = {
         **text_model.about,
@@ -71,17 +74,17 @@ def adapt(
     if issubclass(method.cls, Estimator):
         estimator = method.build()
         try:
-            estimator.fit(features(text_model, corpus, texts, column, context), np.array(classes)[indices])
+            estimator.fit(read.features(*sets["train"][:2]), np.array(classes)[indices])
         except ValueError as error:  # how scikit-learn says that data and settings do not go together
             raise TilthError(f"{method.name}: {error}", where=corpus.uri) from error
         save(text_model.model, text_model.tokenizer, folder, about)
         save_estimator(estimator, folder / ESTIMATOR)
         adapted = Classifier(text_model, classes, estimator)
-        said = {name: estimator.predict_proba(features(text_model, c, t, column, context)) for name, (c, t, _) in sets.items()}
+        said = {name: estimator.predict_proba(read.features(c, content)) for name, (c, content, _) in sets.items()}
     else:
         torch.manual_seed(context.seed)
         adapted = Classifier(TextModel(classifier(text_model, classes), text_model.tokenizer, about), classes, None, length)
-        examples = use("batches", "labelled", length=length, classes=classes, column=column, label=label)
+        examples = use("batches", "labelled", length=length, classes=classes, column=column or "text", label=label)
         fit(
             method.build(adapted.text_model.model), examples.build().build(corpus, text_model.tokenizer, context),
             training=training, budget=budget, folder=context.folder, seed=context.seed, progress=context.progress,
@@ -100,25 +103,45 @@ def adapt(
     return Adapted(metrics, folder)
 
 
-def labelled(
-    corpus: Corpus, column: str, label: str, classes: list[str] | None = None
-) -> tuple[list[str], np.ndarray, list[str]]:
-    """Texts, class indices and classes (those given, or those of the corpus, sorted); TilthError names a missing column."""
+@dataclass(frozen=True)
+class Reading:
+    """What a model reads of a corpus, and the features it makes of that."""
+
+    text_model: TextModel
+    column: str | None
+    batches: Configured | None
+    context: Context
+
+    def __call__(self, corpus: Corpus) -> Content:
+        """The texts of the column, or examples. Raises TilthError for a missing column."""
+        if self.text_model.tokenizer is None:
+            batches = self.batches or use("batches", "pictures")
+            return batches.build().build(corpus, None, self.context)  # type: ignore[no-any-return]
+        column = self.column or "text"
+        if column not in corpus.columns:
+            raise TilthError(f"the corpus has no column '{column}'", where=corpus.uri, hint=nearest(column, corpus.columns))
+        return [text or "" for text in corpus.table([column]).column(column).to_pylist()]
+
+    def features(self, corpus: Corpus, content: Content) -> np.ndarray:
+        """Frozen features of the corpus, float32 (rows, width); computed once per model and corpus."""
+
+        def make(folder: Path) -> None:
+            np.save(folder / "features.npy", features_of(self.text_model, content))
+
+        parts = {
+            "model": fingerprint(self.text_model.model),
+            "data": corpus.fingerprint,
+            "column": self.column,
+            "batches": plain(self.batches),
+        }
+        return np.load(self.context.cache("features", parts, make) / "features.npy")
+
+
+def labelled(corpus: Corpus, label: str, classes: list[str] | None = None) -> tuple[np.ndarray, list[str]]:
+    """Class index of every row, and the classes (those given, or those of the corpus, sorted); TilthError names a missing column."""
     if not corpus.count():
         raise TilthError("the corpus is empty", where=corpus.uri, hint="Check its predicate ('where').")
-    for name in (column, label):
-        if name not in corpus.columns:
-            raise TilthError(f"the corpus has no column '{name}'", where=corpus.uri, hint=nearest(name, corpus.columns))
-    table = corpus.table(["id", column, label])
-    indices, known = class_indices(table.column(label).to_pylist(), classes, table.column("id").to_pylist())
-    return [text or "" for text in table.column(column).to_pylist()], indices, known
-
-
-def features(text_model: TextModel, corpus: Corpus, texts: list[str], column: str, context: Context) -> np.ndarray:
-    """Frozen features of the corpus's texts, float32 (texts, width); computed once per model and corpus."""
-
-    def make(folder: Path) -> None:
-        np.save(folder / "features.npy", embed(text_model, texts))
-
-    parts = {"model": fingerprint(text_model.model), "data": corpus.fingerprint, "column": column}
-    return np.load(context.cache("features", parts, make) / "features.npy")
+    if label not in corpus.columns:
+        raise TilthError(f"the corpus has no column '{label}'", where=corpus.uri, hint=nearest(label, corpus.columns))
+    table = corpus.table(["id", label])
+    return class_indices(table.column(label).to_pylist(), classes, table.column("id").to_pylist())

@@ -1,14 +1,14 @@
-"""A model that was adapted, ready to classify texts: whatever the method, one thing to load and ask."""
+"""A model that was adapted, ready to classify: whatever the method, one thing to load and ask."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from tilth.adapt.estimators import load as load_estimator
-from tilth.backbones.features import embed
+from tilth.backbones.features import Content, features_of
 from tilth.backbones.folder import TextModel, load
 from tilth.batches.text.encoding import pad_token
 from tilth.batches.text.labelled import LabelledRows, encode_texts
@@ -42,10 +42,11 @@ class Classifier:
         names: dict[int, str] = text_model.model.config.id2label or {}  # type: ignore[assignment]
         return cls(text_model, [names[index] for index in range(len(names))], None, text_model.about.get("length", 256))
 
-    def probabilities(self, texts: list[str]) -> np.ndarray:
-        """(texts, classes)."""
+    def probabilities(self, content: Content) -> np.ndarray:
+        """(rows, classes) of texts, or of examples where the model reads something else."""
         if self.estimator is not None:
-            return np.asarray(self.estimator.predict_proba(embed(self.text_model, texts)))
+            return np.asarray(self.estimator.predict_proba(features_of(self.text_model, content)))
+        texts = cast(list[str], content)
         model, tokenizer = self.text_model.model, self.text_model.tokenizer
         ids, size, cut = encode_texts(texts, tokenizer, self.length)
         rows = LabelledRows(ids, size, np.zeros(len(ids), np.int64), self.classes, pad_token(tokenizer), cut)
@@ -61,6 +62,6 @@ class Classifier:
         model.train(training)
         return found
 
-    def predict(self, texts: list[str]) -> list[str]:
-        """The most probable class of each text."""
-        return [self.classes[index] for index in self.probabilities(texts).argmax(1)]
+    def predict(self, content: Content) -> list[str]:
+        """The most probable class of each row."""
+        return [self.classes[index] for index in self.probabilities(content).argmax(1)]

@@ -14,6 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tilth.backbones.folder import TextModel
+from tilth.backbones.picture_features import picture_features
+from tilth.contracts import Examples
+
+Content = Sequence[str] | Examples  # what a model reads: texts, or examples with pixel_values
+
+
+def features_of(text_model: TextModel, content: Content) -> NDArray[np.float32]:
+    """One vector per text, picture or whatever the model reads: float32 (rows, width)."""
+    if text_model.tokenizer is None:
+        return picture_features(text_model.model, content)  # type: ignore[arg-type]
+    return embed(text_model, content)  # type: ignore[arg-type]
 
 
 @torch.inference_mode()

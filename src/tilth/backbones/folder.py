@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    ViTModel,
 )
 from transformers.utils import logging
 
-from tilth.backbones import guards, images
+from tilth.backbones import classifier, guards, images, patches, swin, vit
+from tilth.backbones.eight_bit import prepare_for_adapters, quantisation
 from tilth.errors import TilthError
 
 if TYPE_CHECKING:
@@ -36,28 +39,35 @@ if TYPE_CHECKING:
     from tilth.contracts import Guard
 
 images.register()
+patches.register()
+swin.register()
+classifier.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _HEADS = (
-    (("ForImageClassification",), AutoModelForImageClassification),
+    (("ForImageClassification", "PictureClassifier"), AutoModelForImageClassification),
     (("ForSequenceClassification",), AutoModelForSequenceClassification),
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),
     (("ForCausalLM", "LMHeadModel"), AutoModelForCausalLM),
+    (("PatchEncoder", "SwinEncoder", "ViTModel"), AutoModel),
 )
+_UNTOKENISED = (AutoModelForImageClassification, AutoModel)
 
 
 @dataclass
 class TextModel:
     """A network, the tokeniser it reads with, what is known of how it came about, and the guard set before it, if any.
 
-    A classifier of images has no tokeniser: None, which whoever handles texts need not expect.
+    What reads something else than text has no tokeniser: None, which whoever handles texts need not expect.
+    as_saved: of a model read in 8 bit, where its weights lie as they were saved.
     """
 
     model: PreTrainedModel
     tokenizer: Any  # a PreTrainedTokenizerBase
     about: dict[str, Any] = field(default_factory=dict)
     guard: Guard | None = None
+    as_saved: str | None = None
 
 
 def save(
@@ -96,11 +106,12 @@ def save(
     return folder
 
 
-def load(source: str | Path) -> TextModel:
+def load(source: str | Path, *, eight_bit: bool = False) -> TextModel:
     """The model in a folder, or of a Hub id such as 'owner/name', in evaluation mode and in the precision it was saved in.
 
-    Which kind of model is read from its configuration. Raises TilthError when there is no such folder or id, when it is
-    not a text model or a classifier of images with all its weights, when it holds pickles or needs code of its own, or when the tokeniser knows
+    Which kind of model is read from its configuration. eight_bit: a causal language model with its linear layers in 8 bit, on the
+    GPU where there is one, ready to be trained through an adapter; not for saving. Raises TilthError when there is no such folder or
+    id, when it is not a text model or a classifier of images with all its weights, when it holds pickles or needs code of its own, or when the tokeniser knows
     more tokens than the model.
     """
     place = str(source)
@@ -117,8 +128,13 @@ def load(source: str | Path) -> TextModel:
             "the model needs code of its own, which is not run", where=place, hint="Convert it to a class of transformers."
         )
     auto = _auto_class(config, place)
-    tokenizer = _read(AutoTokenizer, place, place) if auto is not AutoModelForImageClassification else None
-    model, report = _read(auto, place, place, use_safetensors=True, output_loading_info=True)
+    tokenizer = _read(AutoTokenizer, place, place) if auto not in _UNTOKENISED else None
+    how: dict[str, Any] = {}
+    if eight_bit:
+        if auto is not AutoModelForCausalLM:
+            raise TilthError("only causal language models are read in 8 bit", where=place)
+        how["quantization_config"] = quantisation()
+    model, report = _read(auto, place, place, use_safetensors=True, output_loading_info=True, **how)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise TilthError(
@@ -126,6 +142,8 @@ def load(source: str | Path) -> TextModel:
             where=place,
             hint="Save the model again with save_pretrained.",
         )
+    if isinstance(model, ViTModel):
+        model = vit.from_vit(model, *_standard(folder))
     rows = model.get_input_embeddings().weight.shape[0] if tokenizer is not None else 0
     if tokenizer is not None and len(tokenizer) > rows:
         raise TilthError(
@@ -135,6 +153,9 @@ def load(source: str | Path) -> TextModel:
         )
     about = folder / "tilth.json"
     text_model = TextModel(model.eval(), tokenizer, json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {})
+    if eight_bit:
+        prepare_for_adapters(model)
+        text_model.as_saved = place
     if (folder / "guard").is_dir():
         text_model.guard = guards.load(folder / "guard", text_model)
     return text_model
@@ -156,6 +177,13 @@ def _refuse(folder: Path) -> None:
         raise TilthError("the folder has no weights (*.safetensors)", where=str(folder))
 
 
+def _standard(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and deviation that a model's preprocessor standardises pictures with, empty where it says nothing of it."""
+    path = folder / "preprocessor_config.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return said.get("image_mean") or [], said.get("image_std") or []
+
+
 def _looks_like_id(source: str) -> bool:
     """'name' or 'owner/name', as opposed to a path that does not exist."""
     return re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) is not None
@@ -167,7 +195,7 @@ def _auto_class(config: PretrainedConfig, place: str) -> Any:
         if any(name.endswith(endings) for name in names):
             return auto
     raise TilthError(
-        f"this is not a text model with a head or a classifier of images: its architecture is {', '.join(names) or 'not named'}",
+        f"this is not a text model with a head, a classifier of images or an encoder of patches: its architecture is {', '.join(names) or 'not named'}",
         where=place,
         hint="Known: " + ", ".join(ending for endings, _ in _HEADS for ending in endings) + ".",
     )

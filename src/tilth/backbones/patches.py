@@ -199,11 +199,12 @@ class PatchEncoder(PreTrainedModel):
             if number in layers:
                 taken[number] = tokens
         tokens = self.norm(tokens)
-        summary = tokens[:, middle] if self.config.class_token else None
+        told = None
         if self.config.class_token:
+            told = tokens[:, middle]
             tokens = torch.cat([tokens[:, :middle], tokens[:, middle + 1 :]], 1)
-        pooled = summary if summary is not None and self.config.pooling == "class" else tokens.mean(1)
-        return Features(tokens, pooled, tuple(taken[number] for number in layers), summary)
+        pooled = told if told is not None and self.config.pooling == "class" else tokens.mean(1)
+        return Features(tokens, pooled, tuple(taken[number] for number in layers), told)
 
 
 def _block(config: PatchEncoderConfig, drop_path: float) -> Block:
@@ -253,7 +254,9 @@ class Patches(Backbone):
         layer_norm_eps: NonNegative = 1e-6,
     ) -> None:
         if pooling == "class" and not class_token:
-            raise TilthError("pooling by the class token needs one", where="backbone.patches.pooling", hint="Set 'class_token: true'.")
+            raise TilthError(
+                "pooling by the class token needs one", where="backbone.patches.pooling", hint="Set 'class_token: true'."
+            )
         if width % heads:
             raise TilthError(f"a width of {width} does not split into {heads} heads", where="backbone.patches.heads")
         self.width, self.depth, self.heads, self.patch, self.patch_3d = width, depth, heads, patch, patch_3d

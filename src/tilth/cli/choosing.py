@@ -9,7 +9,7 @@ from typing import Any
 
 from tilth.errors import TilthError
 
-_RECIPES = {"text": "text", "answers": "answers"}
+_RECIPES = {"text": "text", "answers": "answers", "image": "pictures"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
             f"stages.{stage}.pretrain.budget": {"seconds": seconds},
         }
         why.append(size.why)
+    elif stage:
+        changed = {f"stages.{stage}.pretrain.budget": {"seconds": 60 * minutes}}
     why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
     tree = {**tree, "data": {**tree["data"], "corpus": dict(data)}}
     return Choice(Recipe.load({**tree, "name": f"pretrain-{recipe}"}, overrides={**changed, **overrides}), why)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from tilth.corpus.readers.base import PLACE
 from tilth.errors import TilthError, nearest
 
-KINDS = ("text", "answers", "image", "sound", "table")
+KINDS = ("text", "answers", "image", "scene", "volume", "sound", "table")
 _TEXT = (
     "text", "content", "body", "document", "article", "sentence", "utterance", "passage", "story", "abstract", "code", "raw_content",
     "comment", "review", "message",
@@ -123,6 +123,15 @@ def map_columns(head: pa.RecordBatch, *, kind: str, gives: str, given: Mapping[s
         if list(given.values()).count(theirs) > 1:
             raise TilthError(f"column '{theirs}' is named twice", where=place, hint="A column can have one name.")
     lower = {name.lower(): name for name in reversed(names)} | dict(given)
+    if (
+        kind in ("auto", "scene", "volume")
+        and "bands" in names
+        and "array" in lower
+        and _is_bytes(head.column(lower["array"]).type)
+    ):
+        found = "volume" if "plane" in names else "scene"
+        if kind in ("auto", found):
+            return Mapped(found, {**given, "array": lower["array"]}, f"tiles in column '{lower['array']}'")
     if kind == "table":
         return Mapped("table", dict(given), "as asked")
     if kind in ("auto", "answers"):
@@ -149,7 +158,9 @@ def map_columns(head: pa.RecordBatch, *, kind: str, gives: str, given: Mapping[s
         needs = {"answers": "{'question': ..., 'answer': ...}"}.get(kind, f"{{'{kind}': ...}}")
         raise TilthError(f"no column holds {kind}", where=place, hint=f"Name it: columns={needs}, of {names}.")
     return Mapped(
-        "table", dict(given), f"columns {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}: none of prose, images or sound"
+        "table",
+        dict(given),
+        f"columns {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}: none of prose, images, tiles or sound",
     )
 
 

@@ -25,7 +25,10 @@ from tilth.corpus.table import Corpus
 from tilth.errors import TilthError, nearest
 from tilth.registry import Configured, use
 
-_NEEDED = {"text": ("text",), "answers": ("question", "answer"), "image": ("image",), "sound": ("sound",), "table": ()}
+_NEEDED = {
+    "text": ("text",), "answers": ("question", "answer"), "image": ("image",), "sound": ("sound",),
+    "scene": ("array",), "volume": ("array",), "table": (),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ def ingest(
 ) -> Ingested:
     """Read a catalogue name, a path or `hf:owner/name` into a corpus at `uri`.
 
-    kind: 'auto' or what the corpus is to be ('text', 'answers', 'image', 'sound', 'table'). columns: our name -> theirs,
-    e.g. {'text': 'body'}. strict: the first item that cannot be read as it stands is a TilthError. reader: instead of the
-    one that is detected. base: folder that relative paths start from.
+    kind: 'auto' or what the corpus is to be ('text', 'answers', 'image', 'scene', 'volume', 'sound', 'table'). columns: our
+    name -> theirs, e.g. {'text': 'body'}. strict: the first item that cannot be read as it stands is a TilthError. reader:
+    instead of the one that is detected. base: folder that relative paths start from.
     What is skipped or changed is also written to `skipped.jsonl` beside the corpus.
     """
     started = time.monotonic()
@@ -68,13 +71,13 @@ def ingest(
     place = found.name or str(found.path)
     if found.kind == "files":
         raise TilthError("no reader makes rows of these files", where=place, hint=f"They are at {found.path}.")
-    chosen = reader or found.reader or use("reader", reader_of(found.path)[0])
+    wanted = found.kind if kind == "auto" and found.kind else kind
+    chosen = reader or found.reader or use("reader", reader_of(found.path, wanted)[0])
     made: Reader = chosen.build(found.path)
     head = made.peek()
     skip = SkipList(None if "://" in str(uri) else Path(uri).parent / "skipped.jsonl", strict=strict)
     if head is None:
         raise nothing(made, place)
-    wanted = found.kind if kind == "auto" and found.kind else kind
     mapped = map_columns(head, kind=wanted, gives=made.gives, given={**found.columns, **(columns or {})}, place=place)
     rows = Arranged(made, mapped, skip, progress)
     progress.start(f"reading {place}", None, "rows")

@@ -39,7 +39,7 @@ class Corpus:
 
     uri: folder or object-store URL. version: number of the table's version. where: SQL predicate of this view, or None.
     Text lies in 'text', question/answer pairs in 'question' and 'answer', encoded images and sound in 'image' and 'sound',
-    classes in 'label'; every further column is metadata.
+    tiles of scenes and volumes in 'array' (`corpus.arrays`), classes in 'label'; every further column is metadata.
     """
 
     def __init__(self, dataset: lance.LanceDataset, where: str | None = None) -> None:
@@ -121,7 +121,7 @@ class Corpus:
 
     @property
     def kind(self) -> str:
-        """'text', 'answers', 'image', 'sound' or 'table'."""
+        """'text', 'answers', 'image', 'scene', 'volume', 'sound' or 'table'."""
         return self.metadata.get("kind") or kind_of(self.schema)
 
     @cached_property
@@ -339,6 +339,8 @@ def kind_of(schema: pa.Schema) -> str:
     names = set(schema.names)
     if {"question", "answer"} <= names:
         return "answers"
+    if {"array", "bands"} <= names:
+        return "volume" if "plane" in names else "scene"
     return next((kind for kind in ("text", "image", "sound") if kind in names), "table")
 
 

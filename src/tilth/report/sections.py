@@ -5,6 +5,7 @@ Notable: what a stage exhibits is shown as it is, in the order it was exhibited,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,10 +165,17 @@ def exhibit(reader: Reader, stage: Stage, given: Mapping[str, Any]) -> Exhibit |
         curves = draw(title, series, **axes, log=bool(given.get("log")))
         if curves:
             return Exhibit(stage, kind, title, {"curves": curves, "more": max(0, len(given["series"]) - shown)})
+    if kind == "picture" and _base64(given.get("png")):
+        return Exhibit(stage, kind, title, {"png": given["png"], "note": as_text(given.get("note", ""))})
     if kind == "note" and given.get("text"):
         return Exhibit(stage, kind, title, {"text": str(given["text"])})
     reader.problems.append(f"An exhibit of stage '{stage.name}' ({kind}: {title or 'untitled'}) is empty or not of its kind.")
     return None
+
+
+def _base64(value: Any) -> bool:
+    """Whether it is a PNG in base64 and nothing else, so that it can stand in a page."""
+    return isinstance(value, str) and value.startswith("iVBOR") and re.fullmatch(r"[A-Za-z0-9+/=]+", value) is not None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,10 @@ from tilth.training.settings import Budget, Training
 
 @method("stage", "adapt")
 class Adapt(Stage):
-    """model: what is adapted; data: labelled rows; test: labelled rows that are only scored; label: the class's column."""
+    """model: what is adapted; data: labelled rows; test: labelled rows that are only scored; label: the class's column.
+
+    batches: how rows of something else than text are read, 'pictures' if left out.
+    """
 
     gives = "model"
 
@@ -25,15 +28,16 @@ class Adapt(Stage):
         method: Annotated[Configured, Kind("adapt")] = use("adapt", "linear_probe"),
         budget: Budget = Budget(epochs=3),
         training: Training = Training(),
+        batches: Annotated[Configured, Kind("batches")] | None = None,
     ) -> None:
         self.model, self.data, self.test, self.label = model, data, test, label
-        self.method, self.budget, self.training = method, budget, training
+        self.method, self.budget, self.training, self.batches = method, budget, training, batches
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'model/'; metrics: accuracy and macro F1 on `test` (on the training rows without one)."""
         adapted = adapt(
             load(context.model(self.model)), context.corpus(self.data),
             test=context.corpus(self.test) if self.test else None, method=self.method, label=self.label,
-            training=self.training, budget=self.budget, context=context,
+            training=self.training, budget=self.budget, batches=self.batches, context=context,
         )  # fmt: skip
         return dict(adapted.metrics)

@@ -10,16 +10,22 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from tilth.backbones.folder import TextModel
+from tilth.backbones.folder import TextModel, load
 from tilth.context import Context
 from tilth.contracts import Configured, Edit, Examples, Guard, Objective, Reparametrisation
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.training.loop import Fitted, fit
+from tilth.training.parallel import world
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.checks import check_answers, check_known, check_learnt, check_sets
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.task import Task
+
+_ON_WEIGHTS = {  # by name, as nothing else about them says it before they are built
+    "generic_labels": "trains the weights of a copy",
+    "generic_logits": "trains the weights of a copy",
+}
 
 
 @runtime_checkable
@@ -58,6 +64,36 @@ class PreparesAdapter(Protocol):
         ...
 
 
+@runtime_checkable
+class FoldsElsewhere(Protocol):
+    """An adapter that adds to weights without having changed them, and can so add to others than those it was trained over."""
+
+    def fold_into(self, module: nn.Module, whole: nn.Module) -> None:
+        """Add what was learnt in `module` to the weights of `whole`, in place."""
+        ...
+
+
+def check_eight_bit(method: Configured, adapter: Configured | None) -> None:
+    """Raise TilthError if `method` cannot work on a model in 8 bit: its weights can be read, not trained or written."""
+    if issubclass(method.cls, Edit):
+        raise TilthError(
+            f"'{method.name}' writes into the weights, and those of a model in 8 bit are rounded", hint="Use 'load: as_saved'."
+        )
+    if method.name in _ON_WEIGHTS:
+        raise TilthError(
+            f"'{method.name}' {_ON_WEIGHTS[method.name]}, and those of a model in 8 bit are frozen", hint="Use 'load: as_saved'."
+        )
+    if issubclass(method.cls, Objective) and adapter is None:
+        raise TilthError(
+            f"a model in 8 bit trains only through an adapter, and '{method.name}' has none", hint="Set 'adapter: lora'."
+        )
+    if adapter is not None and not issubclass(adapter.cls, FoldsElsewhere):
+        raise TilthError(
+            f"the adapter '{adapter.name}' changes the weights below it, and those of a model in 8 bit cannot be",
+            hint="Use 'adapter: lora'.",
+        )
+
+
 def forget(
     text_model: TextModel,
     forget: Corpus,
@@ -74,8 +110,16 @@ def forget(
 
     An epoch of the budget is one pass over the forget set; each forget example is served with one random retain example.
     adapter: how the weights are expressed while an objective trains (LoRA and the like); folded back before this returns.
-    Raises TilthError when the sets are empty or overlap, or when an answer to forget is empty.
+    A model in 8 bit is replaced by the one it was read from, with what was learnt added: rounding is not kept.
+    Raises TilthError when the sets are empty or overlap, when an answer to forget is empty, or (`check_eight_bit`) when the method
+    cannot work on a model in 8 bit.
     """
+    if text_model.as_saved is not None:
+        check_eight_bit(method, adapter)
+        if world().size > 1:
+            raise TilthError(
+                "a model in 8 bit is trained by one process", hint="Run it without torchrun, or use 'load: as_saved'."
+            )
     if getattr(text_model.model.config, "is_encoder_decoder", False):
         raise TilthError("unlearning works on causal language models, and this one is an encoder-decoder")
     check_sets(forget, retain)
@@ -93,7 +137,10 @@ def forget(
             raise TilthError(
                 f"'{method.name}' trains no weights of the model, so 'adapter' has nothing to do", hint="Leave it out."
             )
-        return _without_loop(task, method)
+        fitted = _without_loop(task, method)
+        if text_model.as_saved is not None:
+            _put_back(text_model, None)
+        return fitted
     if not issubclass(method.cls, Objective):
         raise TilthError(f"the unlearning method '{method.name}' is neither an objective nor an edit nor a guard")
     trainable = [parameter for parameter in text_model.model.parameters() if parameter.requires_grad]
@@ -110,7 +157,10 @@ def forget(
         objective, examples,
         training=training, budget=budget, folder=context.folder, seed=context.seed, progress=context.progress,
     )  # fmt: skip
-    if low_rank is not None:
+    if text_model.as_saved is not None:
+        assert isinstance(low_rank, FoldsElsewhere)
+        _put_back(text_model, low_rank)
+    elif low_rank is not None:
         low_rank.fold(text_model.model)
     for parameter in trainable:  # an objective may have trained a part of them only
         parameter.requires_grad_(True)
@@ -123,6 +173,18 @@ def prepared(objective: Objective, task: Task) -> PairedExamples:
         return objective.prepare_from(task)
     examples = PairedExamples(task.going, task.staying)
     return objective.prepare(examples, task.context) if isinstance(objective, Prepares) else examples
+
+
+def _put_back(text_model: TextModel, low_rank: FoldsElsewhere | None) -> None:
+    """Set the model with the weights it was saved with in the place of the one in 8 bit, what was learnt added to them."""
+    assert text_model.as_saved is not None
+    whole = load(text_model.as_saved).model
+    if low_rank is not None:
+        low_rank.fold_into(text_model.model, whole)
+    text_model.model, text_model.as_saved = whole, None
+    if text_model.guard is not None:  # it may be made of parts of the model
+        tensors, facts = text_model.guard.state()
+        text_model.guard.restore({name: tensor.detach().cpu() for name, tensor in tensors.items()}, facts, text_model)
 
 
 def _without_loop(task: Task, method: Configured) -> Fitted:

@@ -59,6 +59,10 @@ class Lora(Reparametrisation):
     def fold(self, module: nn.Module) -> None:
         fold(module, self.trainable)
 
+    def fold_into(self, module: nn.Module, whole: nn.Module) -> None:
+        """Add what the adapters of `module` have learnt to the weights of `whole`, the same network without adapters."""
+        fold_into(module, whole)
+
 
 def attach(module: nn.Module, rank: int, alpha: float, dropout: float, targets: Sequence[str]) -> list[nn.Parameter]:
     """Put LoRA layers into `module`, in place; gives the parameters that were trainable before, for `fold`."""
@@ -90,6 +94,19 @@ def fold(module: nn.Module, trainable: Sequence[nn.Parameter]) -> None:
         del module.peft_config
     for parameter in trainable:
         parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def fold_into(module: nn.Module, whole: nn.Module) -> None:
+    """W <- W + (alpha / rank) * B A in `whole`, with the adapters of `module`: summed in float32, rounded once to what W is stored in.
+
+    For weights in `module` that are not those in `whole`: quantised ones, say.
+    """
+    for name, layer in lora_layers(module):
+        base: Any = whole.get_submodule(name)
+        learnt = layer.get_delta_weight(NAME).to(base.weight.device)
+        transposed = isinstance(base, Conv1D) and not layer.fan_in_fan_out
+        base.weight.add_(learnt.t() if transposed else learnt)
 
 
 def lora_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

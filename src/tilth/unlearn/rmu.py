@@ -72,7 +72,8 @@ class RMU(Objective):
         trained = feed_forwards(model)[max(0, self.layer - layers + 1) : self.layer + 1]
         model.requires_grad_(False)
         for part in trained:
-            part.down.weight.requires_grad_(True)  # type: ignore[union-attr]
+            if part.down.weight.is_floating_point():  # type: ignore[union-attr,operator]  # in 8 bit only an adapter trains
+                part.down.weight.requires_grad_(True)  # type: ignore[union-attr]
 
     def prepare(self, examples: PairedExamples, context: Context) -> PairedExamples:
         """Draws the direction by the run's seed and keeps what the model thinks of the retain set before."""

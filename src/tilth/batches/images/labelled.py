@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from tilth.batches.text.labelled import class_indices
-from tilth.contracts import Batch, Noise
+from tilth.contracts import Batch, Noise, Sample
 from tilth.errors import TilthError
 from tilth.registry import Positive, PositiveInt, method
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tilth.corpus import Corpus
 
 NO_LABEL = -100  # stands where labels are not read
+_LOOKED_AT = 2000  # images from which mean and deviation of the channels are taken
 
 
 @method("batches", "images")
@@ -106,6 +107,13 @@ class ImageRows:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def sample(self) -> Sample:
+        """What the images look like to a backbone: statistics of the values as batches have them, from evenly spaced images."""
+        shown = self.batch(np.linspace(0, len(self) - 1, min(len(self), _LOOKED_AT)).astype(np.int64)).pixel_values
+        mean, std = shown.mean((0, 2, 3)), shown.std((0, 2, 3)).clamp(min=1e-6)
+        return Sample(shown.shape[1], tuple(shown.shape[2:]), tuple(mean.tolist()), tuple(std.tolist()))
 
     def batch(self, indices: np.ndarray, noise: Noise | None = None) -> Batch:
         pixels = torch.from_numpy(self.pixels[indices]).float()

@@ -84,7 +84,8 @@ class PixelRows:
         axes = (0, *range(2, shown.ndim))
         unit = 255.0 if shown.dtype == np.uint8 else 1.0
         mean, std = np.nanmean(shown, axes, dtype=np.float64) / unit, np.nanstd(shown, axes, dtype=np.float64) / unit
-        sample = Sample(pixels.shape[1], tuple(pixels.shape[2:]), tuple(mean.tolist()), tuple(np.maximum(std, 1e-6).tolist()))
+        each = [tuple(np.atleast_1d(values).tolist()) for values in (mean, np.maximum(std, 1e-6))]
+        sample = Sample(pixels.shape[1], tuple(pixels.shape[2:]), *each)
         return cls(pixels, sample)
 
     def __len__(self) -> int:

@@ -7,20 +7,18 @@ file from a whole one; of a sound the last frame is read.
 from __future__ import annotations
 
 import io
-import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import soundfile
-from PIL import Image
 
 from tilth.corpus import walk
+from tilth.corpus.pictures import MOST, checked
 from tilth.corpus.readers.base import PLACE, Reader, gather
 from tilth.corpus.skipped import SkipList
-from tilth.registry import method
+from tilth.registry import PositiveInt, method
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 SOUND_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".ogg", ".opus", ".w64", ".wav"}
@@ -28,25 +26,7 @@ SOUND_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".ogg", ".opu
 
 def image_facts(data: bytes) -> dict[str, Any]:
     """Width, height (pixels) and format of an encoded image. Raises ValueError, saying why, for one that cannot be decoded."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                facts = {"width": image.width, "height": image.height, "format": image.format}
-                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
-                image.load()
-                return facts
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        reason = "cannot identify image file" if "cannot identify image file" in str(error) else str(error)
-        raise ValueError(f"not a whole image: {reason}") from None
+    return checked(data)[0]
 
 
 def sound_facts(data: bytes) -> dict[str, Any]:
@@ -80,12 +60,16 @@ def label_of(name: str) -> str | None:
 
 @method("reader", "images")
 class Images(Reader):
-    """Every image at or below a path: id (relative path), image (encoded bytes), label (its folder), width, height, format."""
+    """Every image at or below a path: id (relative path), image (encoded bytes), label (its folder), width, height, format.
+
+    most: pixels; a larger image is listed and left out, a JPEG when an eighth of its width and height is.
+    """
 
     gives = "image"
 
-    def __init__(self, path: str | Path, /) -> None:
+    def __init__(self, path: str | Path, /, *, most: PositiveInt = MOST) -> None:
         super().__init__(path)
+        self.most = most
 
     def schema(self) -> pa.Schema:
         facts = [("width", pa.int32()), ("height", pa.int32()), ("format", pa.string())]
@@ -97,10 +81,12 @@ class Images(Reader):
             if data is None:
                 continue
             try:
-                facts = image_facts(data)
+                facts, note = checked(data, self.most)
             except ValueError as error:
                 skip(name, str(error))
                 continue
+            if note:
+                skip(name, note, kept=True)
             yield {PLACE: name, "image": data, "label": label_of(name), **facts}
 
     def batches(self, skip: SkipList) -> Iterator[pa.RecordBatch]:

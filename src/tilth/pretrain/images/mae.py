@@ -52,10 +52,10 @@ class MAE(Objective):
         return random(keys, tokens, int(self.mask_ratio * tokens))
 
     def forward(self, batch: Batch) -> Loss:
-        [pixels] = self.views(natural(batch.pixel_values), batch.keys)
+        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         grid = grid_of(pixels.shape[2:], self.patch)
         targets = patchify(self.model.embedding(pixels).standardised(pixels), self.patch)
-        mask = self.mask(batch.keys, targets.shape[1])
+        mask = self.mask(batch["keys"], targets.shape[1])
         seen = self.model(pixels, kept=mask.kept).tokens
         positions = sincos(coordinates(grid).to(seen), self.decoder.width)[None]
         predicted = self.decoder(seen, mask, positions)

@@ -1,0 +1,53 @@
+"""Frozen features of pictures, volumes or signals: one vector each, from any encoder that gives `Features`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tilth.batches.images.pictures import natural
+from tilth.contracts import Examples, Noise
+from tilth.errors import TilthError
+
+Pool = Literal["encoder", "mean", "class"]
+
+
+@torch.inference_mode()
+def picture_features(
+    model: Any, examples: Examples, *, layer: int | None = None, pool: Pool = "encoder", batch_size: int = 256
+) -> NDArray[np.float32]:
+    """One vector per example, in order: float32 (examples, width).
+
+    layer: the block (from 1) whose output is pooled, None: the encoder's normalised last one. pool: 'encoder' as its configuration
+    says, 'mean' over patches, 'class' the class token. Raises TilthError for a class token that is not there.
+    """
+    encoder = getattr(model, "encoder", model)
+    found: NDArray[np.float32] | None = None
+    training = encoder.training
+    encoder.eval()
+    for start in range(0, len(examples), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(examples)))
+        pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(encoder.device))
+        vectors = _pooled(encoder, pixels, layer, pool).float().cpu().numpy()
+        if found is None:
+            found = np.empty((len(examples), vectors.shape[1]), np.float32)
+        found[indices] = vectors
+    encoder.train(training)
+    return found if found is not None else np.zeros((0, int(encoder.config.hidden_size)), np.float32)
+
+
+def _pooled(encoder: Any, pixels: torch.Tensor, layer: int | None, pool: Pool) -> torch.Tensor:
+    features = encoder(pixels, layers=() if layer is None else (layer,))
+    if pool == "class" and features.summary is None:
+        raise TilthError("this encoder has no class token to take", where="pool", hint="Use 'mean'.")
+    if layer is None:
+        return {"encoder": features.pooled, "mean": features.tokens.mean(1), "class": features.summary}[pool]  # type: ignore[no-any-return]
+    tokens = features.layers[0]
+    if features.summary is None:
+        return tokens.mean(1)  # type: ignore[no-any-return]
+    at = (tokens.shape[1] - 1) // 2 if encoder.config.mixer == "mamba" else 0
+    wanted = pool == "class" or (pool == "encoder" and encoder.config.pooling == "class")
+    return tokens[:, at] if wanted else (tokens.sum(1) - tokens[:, at]) / (tokens.shape[1] - 1)  # type: ignore[no-any-return]

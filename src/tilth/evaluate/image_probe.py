@@ -1,0 +1,93 @@
+"""What a frozen encoder's features hold: nearest neighbours and a linear probe on few or many labels, with raw pixels as a floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tilth.adapt.adapt import labelled
+from tilth.adapt.knn import KNN
+from tilth.adapt.linear_probe import LinearProbe
+from tilth.backbones.folder import load
+from tilth.backbones.picture_features import picture_features
+from tilth.batches.examples import Chosen
+from tilth.batches.images.pictures import PixelRows, natural
+from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Scores, method, use
+from tilth.errors import TilthError
+from tilth.evaluate.representation import effective_rank, uniformity
+from tilth.noise import hashed_uniform
+from tilth.registry import Positive, PositiveInt
+
+if TYPE_CHECKING:
+    from tilth.context import Context
+
+
+@method("benchmark", "image_probe", systems=[88])
+class ImageProbe(Benchmark):
+    """Metrics: knn_accuracy, linear_accuracy on `test`; raw_knn_accuracy (pixels for features); effective_rank, uniformity of
+    the test rows' features.
+
+    train, test: labelled rows. label: the class's column. per_class: labelled training rows of each class, drawn with the seed;
+    None: all. neighbours: of k-NN by cosine, at most the labelled rows. C: of the logistic regression on standardised features,
+    None: by cross-validation. layer: the block whose outputs are probed, None: the last, normalised. pool: see `picture_features`.
+    """
+
+    def __init__(
+        self,
+        *,
+        train: CorpusRef,
+        test: CorpusRef,
+        label: str = "label",
+        per_class: PositiveInt | None = None,
+        neighbours: PositiveInt = 20,
+        C: Positive | None = 1.0,
+        layer: PositiveInt | None = None,
+        pool: Literal["encoder", "mean", "class"] = "encoder",
+        batches: Annotated[Configured, Kind("batches")] = use("batches", "pictures"),
+    ) -> None:
+        self.train, self.test, self.label, self.per_class, self.neighbours = train, test, label, per_class, neighbours
+        self.C, self.layer, self.pool, self.batches = C, layer, pool, batches
+
+    def __call__(self, model: Path, context: Context) -> Scores:
+        network = load(model).model
+        labels, classes = labelled(context.corpus(self.train), self.label)
+        truth, _ = labelled(context.corpus(self.test), self.label, classes)
+        chosen = few(labels, self.per_class, context.seed)
+        train, test = (self.batches.build().build(context.corpus(name), None, context) for name in (self.train, self.test))
+        known = picture_features(network, Chosen(train, chosen), layer=self.layer, pool=self.pool)
+        asked = picture_features(network, test, layer=self.layer, pool=self.pool)
+        y = labels[chosen]
+        knn = KNN(k=min(self.neighbours, len(chosen))).fit(known, y)
+        raw = KNN(k=min(self.neighbours, len(chosen))).fit(_flat(train, chosen), y)
+        probe = LinearProbe(C=self.C).fit(known, y)
+        return Scores(
+            {
+                "knn_accuracy": float((knn.predict(asked) == truth).mean()),
+                "linear_accuracy": float((probe.predict(asked) == truth).mean()),
+                "raw_knn_accuracy": float((raw.predict(_flat(test, np.arange(len(test)))) == truth).mean()),
+                "effective_rank": effective_rank(asked),
+                "uniformity": uniformity(asked),
+            }
+        )
+
+
+def few(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDArray[np.int64]:
+    """Numbers of `per_class` rows of each class (all without), ascending. Raises TilthError for a class with fewer."""
+    if per_class is None:
+        return np.arange(len(labels))
+    order = np.lexsort((hashed_uniform(seed, "few", np.arange(len(labels))), labels))
+    starts = np.searchsorted(labels[order], np.unique(labels))
+    if np.diff(np.append(starts, len(labels))).min() < per_class:
+        raise TilthError(f"a class has fewer than {per_class} labelled rows", where="per_class")
+    return np.sort(order[(starts[:, None] + np.arange(per_class)).ravel()])
+
+
+def _flat(rows: PixelRows, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Pixels of each example in a row, standardised by channel as an encoder gets them."""
+    values = natural(torch.from_numpy(rows.pixels[chosen])).numpy()
+    mean, std = (np.reshape(part, (-1, *[1] * len(rows.sample.size))) for part in (rows.sample.mean, rows.sample.std))
+    return ((values - mean) / std).reshape(len(values), -1).astype(np.float32)

@@ -1,0 +1,109 @@
+"""Probes of pictures: floors, few labels, chance for random labels, and the encoder left as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.images import digits
+from tilth.adapt.adapt import adapt
+from tilth.adapt.classifier import Classifier
+from tilth.backbones.fingerprint import fingerprint
+from tilth.backbones.folder import TextModel, load, save
+from tilth.backbones.patches import Patches
+from tilth.backbones.picture_features import picture_features
+from tilth.batches.images.pictures import Pictures
+from tilth.context import Context
+from tilth.contracts import Sample, use
+from tilth.errors import TilthError
+from tilth.evaluate.image_probe import ImageProbe, few
+from tilth.evaluate.representation import effective_rank, uniformity
+
+GREY = use("batches", "pictures", channels=1)
+
+
+@pytest.fixture
+def world(tmp_path):
+    rows = digits(tmp_path)
+    context = Context(
+        tmp_path / "stage", corpora={"train": rows.filter("draw < 0.6"), "test": rows.filter("draw >= 0.6"), "all": rows}
+    )
+    context.folder.mkdir()
+    torch.manual_seed(0)
+    model = Patches(width=32, depth=2, heads=2, patch=2, class_token=True).build(Sample(1, (8, 8), (0.3,), (0.3,)))
+    save(model, None, tmp_path / "model", {})
+    return tmp_path / "model", context
+
+
+def test_probes_read_a_random_encoder_and_pixels_better_than_chance_and_leave_it(world):
+    model, context = world
+    before = fingerprint(load(model).model)
+    scores = ImageProbe(train="train", test="test", neighbours=5, batches=GREY)(model, context).metrics
+    assert scores["linear_accuracy"] > 0.5 and scores["raw_knn_accuracy"] > 0.7 and scores["knn_accuracy"] > 0.3
+    assert 1 < scores["effective_rank"] <= 32 and scores["uniformity"] < 0
+    assert fingerprint(load(model).model) == before
+
+
+def test_nearest_neighbour_on_the_training_rows_is_always_right(world):
+    model, context = world
+    scores = ImageProbe(train="all", test="all", neighbours=1, batches=GREY)(model, context).metrics
+    assert scores["knn_accuracy"] == scores["raw_knn_accuracy"] == 1.0
+
+
+def test_labels_that_say_nothing_give_chance(world):
+    model, context = world
+    scores = ImageProbe(train="train", test="test", label="part", neighbours=5, batches=GREY)(model, context).metrics
+    assert abs(scores["linear_accuracy"] - 0.75) < 0.15  # three quarters are 'train'
+
+
+def test_layers_and_pools(world):
+    model, context = world
+    network = load(model).model
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    pixels = torch.from_numpy(np.array(rows.pixels[:7])).float() / 255
+    with torch.no_grad():
+        features = network(pixels, layers=(1,))
+    some = picture_features(network, rows, pool="class")[:7]
+    assert np.allclose(some, features.summary.numpy(), atol=1e-6)
+    assert np.allclose(picture_features(network, rows, layer=1)[:7], features.layers[0][:, 1:].mean(1).numpy(), atol=1e-6)
+    assert np.allclose(picture_features(network, rows, layer=1, pool="class")[:7], features.layers[0][:, 0].numpy(), atol=1e-6)
+    assert np.array_equal(picture_features(network, rows, batch_size=3), picture_features(network, rows)) or np.allclose(
+        picture_features(network, rows, batch_size=3), picture_features(network, rows), atol=1e-6
+    )
+
+
+def test_few_labels_are_as_many_of_each_class_and_another_seed_takes_others():
+    labels = np.repeat(np.arange(5), 20)
+    chosen = few(labels, 4, seed=0)
+    assert np.bincount(labels[chosen]).tolist() == [4] * 5 and len(set(chosen.tolist())) == 20
+    assert chosen.tolist() != few(labels, 4, seed=1).tolist() and chosen.tolist() == few(labels, 4, seed=0).tolist()
+    with pytest.raises(TilthError, match="fewer than 21"):
+        few(labels, 21, seed=0)
+
+
+def test_collapse_is_seen():
+    spread = np.random.default_rng(0).normal(size=(500, 16))
+    assert effective_rank(spread) == pytest.approx(16, rel=0.02) and effective_rank(np.ones((50, 16))) == 1
+    assert effective_rank(spread[:, :1] @ np.ones((1, 16))) == pytest.approx(1, abs=1e-6)
+    assert uniformity(np.ones((50, 16))) == 0 and uniformity(spread) == pytest.approx(-3.5, abs=0.3)
+
+
+def test_adapting_an_encoder_to_labelled_pictures_gives_a_classifier_that_is_saved_whole(world, tmp_path):
+    model, context = world
+    adapted = adapt(
+        load(model), context.corpus("train"), test=context.corpus("test"), method=use("adapt", "linear_probe"), batches=GREY,
+        context=Context(tmp_path / "adapted", 0),
+    )  # fmt: skip
+    assert adapted.metrics["accuracy"] > 0.5
+    again = Classifier.load(adapted.folder)
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    truth = context.corpus("test").table(["label"])["label"].to_pylist()
+    said = again.predict(rows)
+    assert np.mean([int(a) == b for a, b in zip(said, truth)]) == pytest.approx(adapted.metrics["accuracy"])
+    assert isinstance(again.text_model, TextModel) and again.text_model.tokenizer is None
+
+
+def test_a_corpus_without_pictures_is_told(world, tmp_path):
+    model, context = world
+    context.corpora["none"] = context.corpus("all").filter("label < 0")
+    with pytest.raises(TilthError, match="no rows|empty"):
+        ImageProbe(train="none", test="test", batches=GREY)(model, context)
