@@ -19,7 +19,14 @@ from tilth.errors import TilthError
 from tilth.unlearn.likelihood import IGNORED, cross_entropy
 from tilth.unlearn.reference import evaluating
 
-_CONTENT = {"answers": ["question", "answer"], "text": ["text"], "image": ["image"], "sound": ["sound"]}
+_CONTENT = {
+    "answers": ["question", "answer"],
+    "text": ["text"],
+    "image": ["image"],
+    "sound": ["sound"],
+    "scene": ["array"],
+    "volume": ["array"],
+}
 _TOGETHER = 1024  # examples
 _LOOKED_AT = 32  # examples of each set, to see whether the model knows it
 _KNOWN = 0.2  # probability per token
