@@ -112,6 +112,10 @@ class Objective(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Called after optimiser step `step` (from 1): EMA teachers, queues, schedules of the objective's own."""
 
+    def pictures(self, batch: Batch) -> Sequence[Sequence[Tensor]]:
+        """For the report, what the objective makes of some examples: rows of pictures (channels, *size) in [0, 1]; none: nothing to see."""
+        return ()
+
 
 @runtime_checkable
 class Examples(Protocol):

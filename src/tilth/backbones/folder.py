@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tilth.backbones import classifier, guards, images, patches, swin, vit
+from tilth.backbones import classifier, conv_stages, guards, images, patches, swin, vit
 from tilth.backbones.eight_bit import prepare_for_adapters, quantisation
 from tilth.errors import TilthError
 
@@ -42,6 +42,7 @@ images.register()
 patches.register()
 swin.register()
 classifier.register()
+conv_stages.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _HEADS = (
@@ -50,7 +51,7 @@ _HEADS = (
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),
     (("ForCausalLM", "LMHeadModel"), AutoModelForCausalLM),
-    (("PatchEncoder", "SwinEncoder", "ViTModel"), AutoModel),
+    (("PatchEncoder", "SwinEncoder", "ConvStages", "ViTModel"), AutoModel),
 )
 _UNTOKENISED = (AutoModelForImageClassification, AutoModel)
 

@@ -64,6 +64,7 @@ class PatchEmbedding(nn.Module):
 
     mean: Tensor
     std: Tensor
+    undecayed = ("table",)
 
     def __init__(self, given: dict[str, Any], width: int, position: str) -> None:
         super().__init__()
@@ -129,6 +130,7 @@ class PatchEncoder(PreTrainedModel):
     config_class = PatchEncoderConfig
     base_model_prefix = "encoder"
     main_input_name = "pixel_values"
+    undecayed = ("class_token",)
 
     def __init__(self, config: PatchEncoderConfig) -> None:
         super().__init__(config)
@@ -213,7 +215,7 @@ def _block(config: PatchEncoderConfig, drop_path: float) -> Block:
     if config.mixer == "mamba":
         from tilth.backbones.mamba import MambaMixer
 
-        mixer = MambaMixer(width, directions=tuple(config.directions))
+        mixer = MambaMixer(width, directions=tuple(config.directions))  # type: ignore[arg-type]
     else:
         mixer = Attention(width, config.num_attention_heads)
     inner = int(config.mlp_ratio * width)

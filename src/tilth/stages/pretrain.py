@@ -2,15 +2,22 @@
 
 from typing import Annotated, Any
 
+import numpy as np
 from transformers import AutoTokenizer
 
 from tilth.backbones.folder import TextModel, load, save
+from tilth.batches.images.sheet import sheet
 from tilth.context import Context
-from tilth.contracts import Configured, CorpusRef, Examples, Kind, ModelRef, Stage, TokenizerRef, method, use
+from tilth.contracts import (
+    Configured, CorpusRef, Examples, Kind, ModelRef, Noise, Objective, Stage, TokenizerRef, method, use,
+)  # fmt: skip
 from tilth.errors import TilthError
 from tilth.registry import PositiveInt, plain
 from tilth.training.loop import Evaluation, fit
 from tilth.training.settings import Budget, Training
+
+_SHOWN = 6  # examples whose pictures a report shows
+_REBUILT = "Left to right: an example, what the model sees of it, and it with the hidden patches as the model predicts them."
 
 
 @method("stage", "pretrain")
@@ -61,16 +68,22 @@ class Pretrain(Stage):
 
     def train(self, context: Context, text_model: TextModel, examples: Examples) -> dict[str, float]:
         """The training itself, of a model as it is before the first step."""
-        evaluation = None
+        evaluation, shown = None, examples
+        objective: Objective = self.objective.build(text_model.model)
         if self.held_out:
-            held_out = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
+            held_out = shown = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
             evaluation = Evaluation(held_out, self.evaluate_every, self.evaluate_examples)
         fitted = fit(
-            self.objective.build(text_model.model), examples,
+            objective, examples,
             training=self.training, budget=self.budget, folder=context.folder, seed=context.seed,
             evaluation=evaluation, progress=context.progress,
         )  # fmt: skip
         if context.first:
+            indices = np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).astype(np.int64)
+            if rows := objective.pictures(shown.batch(indices, Noise(context.seed, indices)).to(text_model.model.device)):
+                context.exhibit(
+                    "picture", "What is rebuilt", png=sheet([[part.cpu().numpy() for part in row] for row in rows]), note=_REBUILT
+                )
             save(text_model.model, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
         return {
             "loss": fitted.loss,

@@ -45,9 +45,10 @@ class AdamW(torch.optim.AdamW):
 
 
 def _spared(module: nn.Module) -> set[torch.Tensor]:
-    """Norms and biases (fewer than two dimensions) and embedding tables."""
+    """Norms and biases (fewer than two dimensions), embedding tables, and what a module names in `undecayed`."""
     spared: set[torch.Tensor] = {parameter for parameter in module.parameters() if parameter.ndim < 2}
     for part in module.modules():
         if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
             spared.add(part.weight)
+        spared.update(getattr(part, name) for name in getattr(part, "undecayed", ()) if hasattr(part, name))
     return spared

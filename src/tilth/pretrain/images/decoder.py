@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tilth.backbones.blocks import attention_block, initialise
+from tilth.backbones.patches import PatchEncoder
 from tilth.batches.patches.masks import Mask, pick
+from tilth.batches.patches.patchify import unpatchify
 
 
 class MaskedDecoder(nn.Module):
@@ -19,6 +21,8 @@ class MaskedDecoder(nn.Module):
     source: the encoder's width; out: numbers predicted for a patch. positions: what is added to every patch, given at each call
     because it depends on the grid.
     """
+
+    undecayed = ("token",)
 
     def __init__(self, source: int, out: int, *, width: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -45,3 +49,16 @@ class MaskedDecoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens)
         return self.end(tokens, mask)
+
+
+def rebuilt(model: PatchEncoder, patches: Tensor, mask: Mask, predicted: Tensor) -> list[list[Tensor]]:
+    """For the report, rows of: a picture, what is seen of it, and it with hidden patches as predicted, in natural scale.
+
+    patches (batch, tokens, n), predicted (batch, hidden, n): standardised, of the encoder's first kind of input.
+    """
+    embedding = next(iter(model.embeddings.values()))
+    place = mask.hidden[:, :, None].expand(-1, -1, patches.shape[-1])
+    shown = (patches, patches.scatter(1, place, 0.0), patches.scatter(1, place, predicted.to(patches.dtype)))
+    grid = embedding.grid  # type: ignore[union-attr]
+    made = [unpatchify(part, grid, embedding.patch) * embedding.std + embedding.mean for part in shown]  # type: ignore[union-attr, arg-type, operator]
+    return [list(row) for row in zip(*made, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from tilth.backbones.patches import PatchEncoder
@@ -12,7 +14,8 @@ from tilth.batches.images.pictures import natural
 from tilth.batches.patches.masks import Mask, pick, random
 from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
-from tilth.pretrain.images.decoder import MaskedDecoder
+from tilth.pretrain.images.collapse import signs
+from tilth.pretrain.images.decoder import MaskedDecoder, rebuilt
 from tilth.registry import Fraction, PositiveInt
 
 
@@ -48,17 +51,27 @@ class MAE(Objective):
             out *= side
         self.decoder = MaskedDecoder(model.config.hidden_size, out, width=decoder_width, depth=decoder_depth, heads=decoder_heads)
 
-    def mask(self, keys: Tensor, tokens: int) -> Mask:
-        return random(keys, tokens, int(self.mask_ratio * tokens))
-
     def forward(self, batch: Batch) -> Loss:
+        targets, mask, predicted, seen = self._predicted(batch)
+        hidden = pick(targets, mask.hidden)
+        loss = (predicted.float() - (normalised(hidden) if self.normalise else hidden)).square().mean()
+        return Loss(loss, count=len(targets), **signs(self, seen.mean(1)))
+
+    def _predicted(self, batch: Batch) -> tuple[Tensor, Mask, Tensor, Tensor]:
+        """Standardised patches, which are hidden, what is predicted for those, and the encoder's tokens of the others."""
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         grid = grid_of(pixels.shape[2:], self.patch)
         targets = patchify(self.model.embedding(pixels).standardised(pixels), self.patch)
-        mask = self.mask(batch["keys"], targets.shape[1])
+        mask = random(batch["keys"], targets.shape[1], int(self.mask_ratio * targets.shape[1]))
         seen = self.model(pixels, kept=mask.kept).tokens
         positions = sincos(coordinates(grid).to(seen), self.decoder.width)[None]
-        predicted = self.decoder(seen, mask, positions)
+        return targets, mask, self.decoder(seen, mask, positions), seen
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> Sequence[Sequence[Tensor]]:
+        """Each picture, what is seen of it, and the same with the hidden patches as predicted."""
+        targets, mask, predicted, _ = self._predicted(batch)
         hidden = pick(targets, mask.hidden)
-        loss = (predicted.float() - (normalised(hidden) if self.normalise else hidden)).square().mean()
-        return Loss(loss, count=len(pixels))
+        if self.normalise:
+            predicted = predicted * (hidden.var(-1, keepdim=True) + 1e-6).sqrt() + hidden.mean(-1, keepdim=True)
+        return rebuilt(self.model, targets, mask, predicted)
