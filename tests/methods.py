@@ -15,6 +15,7 @@ from tilth.corpus import Corpus
 from tilth.corpus.ingest import ingest
 from tilth.demo.people import people
 from tilth.index import entries, find
+from tilth.registry import configure
 from tilth.training.settings import Budget, Training
 from tilth.unlearn.forget import prepared
 from tilth.unlearn.pairs import PairedExamples
@@ -27,6 +28,31 @@ PRETRAIN = {
     "span_corruption": ("encoder_decoder", use("batches", "span_corruption", length=32)),
 }
 OF_IMAGES = {"classification", "concept_poisoning"}
+# Objectives for encoders of patches: settings of the encoder, of the batches, and of the objective.
+SMALL = {"width": 32, "depth": 2, "heads": 2, "patch": 2}
+HEADS = {"head_width": 32, "head_out": 16}
+DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
+CROPS = use("views", "multi_crop", local_crops=1, local_size=4)
+OF_PATCHES = {
+    "mae": (SMALL, DECODER),
+    "simmim": (SMALL, {"mask_block": 4}),
+    "rotation": (SMALL, {}),
+    "simclr": (SMALL, HEADS),
+    "moco_v2": (SMALL, {**HEADS, "queue": 32, "momentum": 0.9}),
+    "byol": (SMALL, {**HEADS, "momentum": 0.9}),
+    "swav": (SMALL, {**HEADS, "prototypes": 12, "views": CROPS}),
+    "barlow": (SMALL, HEADS),
+    "vicreg": (SMALL, HEADS),
+    "dino": (SMALL, {"out": 24, "head_width": 32, "bottleneck": 8, "temperature_steps": 4, "momentum": 0.9, "views": CROPS}),
+    "i_jepa": (SMALL, {"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2, "momentum": 0.9}),
+    "data2vec": (SMALL, {"layers": 2, "smallest_block": 2, "momentum": 0.9}),
+    "hi_end_mae": (SMALL, {**DECODER, "taps": (1, 2)}),
+    "sat_mae_pp": (SMALL, {**DECODER, "scales": 1}),
+    "roma": (
+        {**SMALL, "mixer": "mamba", "mlp": "swiglu"},
+        {"block": 2, "coarse": None, "taps": (1, 1, 2, 2), "decoder_width": 16, "decoder_heads": 2},
+    ),
+}
 OBJECTIVES = [
     (e.kind, e.name)
     for kind in ("pretrain", "unlearn", "adapt")
@@ -51,6 +77,8 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     """An objective with its tiny model (drawn from `seed`) and its examples."""
     if name in OF_IMAGES:
         return image_problem(kind, name, folder, seed)
+    if name in OF_PATCHES:
+        return patch_problem(name, folder, seed)
     torch.manual_seed(seed)
     rows, context = corpus(folder / "data"), Context(folder / f"stage-{seed}", seed)
     context.folder.mkdir(exist_ok=True)
@@ -80,3 +108,14 @@ def image_problem(kind: str, name: str, folder: Path, seed: int) -> tuple[Object
         return objective, IMAGES.build().build(rows, None, context)
     sets = [IMAGES.build().build(rows.filter(f"label {sign} 3"), None, context) for sign in ("=", "!=")]
     return objective, objective.prepare(PairedExamples(*sets), context)
+
+
+def patch_problem(name: str, folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """The same of an objective for encoders of patches, on the digits."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    encoder, settings = OF_PATCHES[name]
+    examples = use("batches", "pictures", channels=1).build().build(rows, None, context)
+    torch.manual_seed(seed)
+    model = use("backbone", "patches", **encoder).build().build(examples.sample)
+    return configure("pretrain", {name: settings}).build(model), examples

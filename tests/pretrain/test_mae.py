@@ -50,7 +50,9 @@ def test_of_196_patches_49_are_seen():
 def test_the_loss_is_transformers_own(normalise, monkeypatch):
     objective, values = problem(normalise=normalise), torch.rand(3, 3, 16, 16)
     _, mask, predicted, seen = objective._predicted(batch(values))
-    config = ViTMAEConfig(image_size=16, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, norm_pix_loss=normalise)
+    config = ViTMAEConfig(
+        image_size=16, patch_size=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=1, norm_pix_loss=normalise
+    )
     theirs = ViTMAEForPreTraining(config)  # of which the loss alone is asked: what it is computed from is ours
     # transformers lays a patch out as (rows, columns, channels); ours is (channels, rows, columns).
     whole = torch.zeros(3, 16, 48).scatter(1, mask.hidden[:, :, None].expand(-1, -1, 48), predicted)

@@ -57,9 +57,42 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
         why.append(size.why)
     elif stage:
         changed = {f"stages.{stage}.pretrain.budget": {"seconds": 60 * minutes}}
+        if "pictures" in tree["stages"][stage]["pretrain"].get("batches", {}):
+            settings, reason = pictures(source)
+            changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
+            why.append(reason)
     why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
     tree = {**tree, "data": {**tree["data"], "corpus": dict(data)}}
     return Choice(Recipe.load({**tree, "name": f"pretrain-{recipe}"}, overrides={**changed, **overrides}), why)
+
+
+def pictures(source: Any) -> tuple[dict[str, Any], str]:
+    """Settings of a pretrain stage for pictures like the first ones of a source, and why: size, patch, channels.
+
+    Sizes are multiples of 8, at most 96 (on a CPU), and patches an eighth of that: 64 tokens.
+    """
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from tilth.corpus.detect import READERS, detect
+
+    found = detect(source.path)
+    head = READERS[found.reader](source.path).peek()
+    column = found.columns.get("image", "image")
+    sides, colours = [], []
+    for data in head.column(column).to_pylist()[:64] if head is not None else []:
+        image = Image.open(io.BytesIO(data["bytes"] if isinstance(data, dict) else data))
+        sides.append(min(image.size))
+        colours.append(image.mode not in ("1", "L", "I", "F", "I;16"))
+    side = int(np.median(sides)) if sides else 32
+    size, channels = max(8, min(96, side // 8 * 8)), 3 if any(colours) else 1
+    kind = "colour" if channels == 3 else "grey"
+    why = (
+        f"Shorter sides are about {side} pixels, in {kind}: kept at {size} x {size}, in 64 patches of {size // 8} x {size // 8}."
+    )
+    return {"batches.pictures": {"size": size, "channels": channels}, "backbone.patches.patch": size // 8}, why
 
 
 def _bytes(path: Path) -> int:

@@ -56,7 +56,9 @@ def pretrain(
     done = go(chosen.recipe, out=folder, seed=seed, quiet=quiet, as_json=as_json)
     stage = list(chosen.recipe.stages)[-1] if "model" not in chosen.recipe.stages else "model"
     model = _keep(done, stage, folder)
-    say(f'Model:  {model}\nNext:   tilth generate {model} "Once"')
+    reads_text = (model / "tokenizer_config.json").exists()
+    say(f"Model:  {model}")
+    say(f'Next:   tilth generate {model} "Once"' if reads_text else f"Next:   tilth embed {model} {data} features.parquet")
 
 
 def curate(

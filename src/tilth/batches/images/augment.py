@@ -3,7 +3,8 @@
 Notable: nothing here draws (but `noise`, whose parameters are as large as the images) and every operation has a parameter that
 leaves an example as it is, so a probability per example is a choice of parameters, without branches or loops over images;
 cropping with a flip and blurring are the same thing, one small matrix per example and axis (`resample`), which reduces with
-antialiasing exactly as Pillow does, in a third of the time of `grid_sample` at 32 x 32; the hue is turned in HSV without leaving RGB.
+antialiasing exactly as Pillow does, in a third of the time of `grid_sample` at 32 x 32; the hue is turned in HSV without
+leaving RGB.
 
 Images are float32 (batch, channels, *spatial); parameters are (batch,) unless said otherwise. Operations on colour and `solarise`
 take values in [0, 1] and give such; the others take any finite ones. Saturation, hue and grey need three channels (TilthError).
@@ -137,8 +138,9 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     """Brightness, contrast, saturation and hue one after another, in an order of each example's own.
 
-    factors: (batch, 4), as for the four operations; (1, 1, 1, 0) changes nothing. order: (batch, 4), order[:, k] is the k-th to be
-    applied. As torchvision's ColorJitter, each step clipped to [0, 1]. Without three channels, brightness and contrast alone.
+    factors: (batch, 4), as for the four operations; (1, 1, 1, 0) changes nothing. order: (batch, 4), order[:, k] is the k-th to
+    be applied. As torchvision's ColorJitter, each step clipped to [0, 1]. Without three channels, brightness and contrast
+    alone.
     """
     images, coloured = images.clone(), images.shape[1] == 3
     if not coloured:
@@ -146,7 +148,7 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     ranks = order.argsort(1)
     blends, turned = ranks[:, :HUE].argsort(1), ranks[:, HUE:]
     factors_of_blends, before = factors.gather(1, blends), turned > torch.arange(HUE, device=images.device)
-    # The hue is dear, blends are cheap: one turn of hue with three blends before and three after, of which each example has three.
+    # The hue is dear, blends are cheap: one turn of hue, three blends before and three after it, of which each example has three.
     for active in (before, ~before):
         steps = torch.where(active, factors_of_blends, 1.0)
         for place in range(HUE):
@@ -253,8 +255,9 @@ def _blend_(images: Tensor, factor: Tensor, which: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _turn_hue_(images: Tensor, turn: Tensor) -> Tensor:
-    """In place. A pixel's hue in sixths of the circle, -3 to 3 with red at 0, is ±(1 + (green + blue - red - lowest) / chroma), of
-    the sign of green - blue; a channel is lowest + chroma * clip(2 - |way from its hue|, 0, 1). No case is ever distinguished."""
+    """In place. A pixel's hue in sixths of the circle, -3 to 3 with red at 0, is ±(1 + (green + blue - red - lowest) / chroma),
+    of the sign of green - blue; a channel is lowest + chroma * clip(2 - |way from its hue|, 0, 1). No case is ever
+    distinguished."""
     red, green, blue = images.unbind(1)
     lowest = torch.minimum(torch.minimum(red, green), blue)
     chroma = torch.maximum(torch.maximum(red, green), blue).sub_(lowest)

@@ -27,9 +27,10 @@ _AT_ONCE = 2**20  # numbers that a CPU works on at a time, so that they stay in 
 class Distortion:
     """What is done to colours and sharpness, in this order, each with its probability for a picture. Values stay in [0, 1].
 
-    jitter: brightness, contrast and saturation multiplied by uniform [1 - x, 1 + x], hue turned by uniform [-hue, hue] of the circle,
-    in random order. greyscale. blur: Gaussian, its standard deviation uniform [0.1, 2] pixels, its kernel a tenth of the picture (off
-    below 64 pixels, as SimCLR for CIFAR-10). solarise: values from 0.5 on inverted. Without three channels, saturation, hue and greyscale are left out.
+    jitter: brightness, contrast and saturation multiplied by uniform [1 - x, 1 + x], hue turned by uniform [-hue, hue] of the
+    circle, in random order. greyscale. blur: Gaussian, its standard deviation uniform [0.1, 2] pixels, its kernel a tenth of
+    the picture (off below 64 pixels, as SimCLR for CIFAR-10). solarise: values from 0.5 on inverted. Without three channels,
+    saturation, hue and greyscale are left out.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -51,7 +52,7 @@ class Distortion:
         if self.blur and min(images.shape[2:]) >= _BLURRED_FROM:
             applied, sigma = uniform(keys, "blur", 2).unbind(1)
             sigma = torch.where(applied < self.blur, 0.1 + 1.9 * sigma, 0.0)
-            images = augment.blur(images, sigma, min(images.shape[2:]) // 20).clamp_(0, 1)
+            images = augment.blur(images, sigma, min(images.shape[2:]) // 20)
         if self.solarise:
             images = augment.solarise(images, torch.where(uniform(keys, "solarise") < self.solarise, 0.5, 2.0))
         return images
@@ -104,7 +105,7 @@ class Crop:
         size = (self.size, self.size) if self.size else (max(1, height // self.shrink), max(1, width // self.shrink))
         drawn = uniform(keys, "crop", 2 * _TRIES + 3)
         images = augment.crop(images, self.boxes(drawn[:, 1:], height, width), size, drawn[:, 0] < self.flip, self.bicubic)
-        return self.distortion(images.clamp_(0, 1), keys)
+        return self.distortion(images.clamp_(0, 1), keys).clamp_(0, 1)  # the second of rounding alone
 
     def boxes(self, drawn: Tensor, height: int, width: int) -> Tensor:
         """float32 (batch, 4): top, left, height, width, whole numbers; drawn: uniform (batch, 22).
@@ -132,9 +133,11 @@ class Crop:
 
 
 class Views:
-    """Pictures -> their views. images: float32 (batch, channels, height, width) in [0, 1]; keys: int64 (batch,), on the same device.
+    """Pictures -> their views. images: float32 (batch, channels, height, width) in [0, 1]; keys: int64 (batch,), on the same
+    device.
 
-    Gives one tensor for each of `crops`, (batch, channels, size, size), without gradients. Raises TilthError for what is no picture.
+    Gives one tensor for each of `crops`, (batch, channels, size, size), without gradients. Raises TilthError for what is no
+    picture.
     """
 
     kind: ClassVar[str]
@@ -207,7 +210,8 @@ _LOCAL = Distortion(saturation=0.2, blur=0.5)
 
 @method("views", "byol")
 class BYOL(Views):
-    """Two views drawn differently (arXiv 2006.07733, appendix B, table 6): the first always blurred, the second solarised at times."""
+    """Two views drawn differently (arXiv 2006.07733, appendix B, table 6): the first always blurred, the second solarised at
+    times."""
 
     def __init__(
         self,
@@ -222,7 +226,8 @@ class BYOL(Views):
 
 @method("views", "multi_crop")
 class MultiCrop(Views):
-    """`global_crops` large and then `local_crops` small crops (SwAV, arXiv 2006.09882, section 3.3; the values are DINO's, 2104.14294).
+    """`global_crops` large and then `local_crops` small crops (SwAV, arXiv 2006.09882, section 3.3; the values are DINO's,
+    2104.14294).
 
     local_size: None: half of the global one (96 of 224 in both papers, which few patch sizes divide). The first large crop is
     distorted as `first`, the others as `second`, small ones as `local`. SwAV: scale (0.14, 1), local_scale (0.05, 0.14), and in
@@ -250,11 +255,12 @@ class MultiCrop(Views):
 
 @method("views", "volumes", systems=[9, 12])
 class Volumes:
-    """Called as `Views` are. One view of scans (batch, channels, *spatial): flips, a quarter turn, intensities. The values are VoCo's (arXiv 2402.17300).
+    """Called as `Views` are. One view of scans (batch, channels, *spatial): flips, a quarter turn, intensities. The values are
+    VoCo's (arXiv 2402.17300).
 
-    flip: probability for each axis. rot90: of one to three quarter turns in the plane of the first two spatial axes, which must then
-    be equally long. scale, shift: values are multiplied by uniform [1 - scale, 1 + scale] and uniform [-shift, shift] is added, each
-    with probability `intensity`; they are not clipped. Hi-End-MAE (arXiv 2502.08347): 0.5, 0.3, 0.1, 0.1 and 0.1.
+    flip: probability for each axis. rot90: of one to three quarter turns in the plane of the first two spatial axes, which must
+    then be equally long. scale, shift: values are multiplied by uniform [1 - scale, 1 + scale] and uniform [-shift, shift] is
+    added, each with probability `intensity`; they are not clipped. Hi-End-MAE (arXiv 2502.08347): 0.5, 0.3, 0.1, 0.1 and 0.1.
     """
 
     def __init__(
