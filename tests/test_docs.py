@@ -10,7 +10,9 @@ import torch
 import yaml
 
 from tests.methods import problem
-from tilth.contracts import Noise
+from tilth.backbones.folder import save
+from tilth.backbones.patches import Patches
+from tilth.contracts import Noise, Sample
 from tilth.recipe import Recipe
 from tilth.registry import configure
 
@@ -66,3 +68,14 @@ def test_every_command_the_readme_types_exists():
     known = set(get_command(app).commands)
     typed = set(re.findall(r"^    tilth (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE))
     assert typed and typed <= known
+
+
+def test_the_lines_about_an_encoder_work(tmp_path, monkeypatch):
+    [code] = blocks("docs/pictures.md", "python")
+    torch.manual_seed(0)
+    model = Patches(width=24, depth=8, heads=2, patch=4, position="learned", class_token=True).build(Sample(3, (16, 16)))
+    save(model, None, tmp_path / "runs/mine/model", {})
+    monkeypatch.chdir(tmp_path)
+    made = {"pixels": torch.rand(2, 3, 16, 16)}
+    exec(compile(code, "pictures.py", "exec"), made)
+    assert made["features"].pooled.shape == (2, 24) and (tmp_path / "vit/model.safetensors").exists()

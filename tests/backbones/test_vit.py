@@ -81,7 +81,7 @@ def test_timm_weights_and_what_finds_no_place():
     with torch.no_grad():
         ours = from_timm({**state, "head.weight": torch.zeros(10, 32)}, heads=4, eps=1e-12)(values)
         assert torch.allclose(ours.tokens, theirs(values).last_hidden_state[:, 1:], atol=1e-5)
-    with pytest.raises(TilthError, match="'blocks.0.ls1.gamma' has no place"):
+    with pytest.raises(TilthError, match="has no place"):
         from_timm({**state, "blocks.0.ls1.gamma": torch.ones(32)}, heads=4)
     with pytest.raises(TilthError, match="lack 'cls_token'"):
         from_timm({name: value for name, value in state.items() if name != "cls_token"}, heads=4)

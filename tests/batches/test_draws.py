@@ -36,6 +36,6 @@ def test_names_seeds_and_splits_are_independent_and_the_distributions_right():
         draws.uniform(draws.split(some, "v"), "a", 100),
     ):
         assert abs(float(torch.corrcoef(torch.stack([first, other.flatten()]))[0, 1])) < 0.02
-    assert 0 <= float(first.min()) and float(first.max()) < 1 and float(first.mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(first.min()) >= 0 and float(first.max()) < 1 and float(first.mean()) == pytest.approx(0.5, abs=0.01)
     values = draws.normal(some, "n", 100)
     assert float(values.mean()) == pytest.approx(0, abs=0.02) and float(values.std()) == pytest.approx(1, abs=0.02)

@@ -25,7 +25,7 @@ def batch(values: torch.Tensor) -> Batch:
 
 def test_counts_gradients_and_what_is_scored():
     objective, values = problem(), torch.rand(4, 3, 16, 16)
-    targets, mask, predicted, seen = objective._predicted(batch(values))
+    _, mask, predicted, seen = objective._predicted(batch(values))
     assert mask.hidden.shape == (4, 12) and seen.shape == (4, 4, 48) and predicted.shape == (4, 12, 48)
     # The encoder's output does not depend on hidden pixels.
     patches = patchify(values, (4, 4))

@@ -247,7 +247,7 @@ class Patches(Backbone):
         mlp_ratio: Positive = 4.0,
         mlp: Literal["gelu", "swiglu"] = "gelu",
         mixer: Literal["attention", "mamba"] = "attention",
-        directions: list[str] = ["forward"],
+        directions: tuple[str, ...] = ("forward",),
         position: Literal["sincos", "learned", "none"] = "sincos",
         class_token: bool = False,
         pooling: Literal["mean", "class"] = "mean",

@@ -85,7 +85,7 @@ def to_vit(encoder: PatchEncoder) -> ViTModel:
     for number in range(config.num_hidden_layers):
         for ours, timm in _OURS.items():
             for part in ("weight", "bias"):
-                value, name = state[f"blocks.{number}.{ours.format(part)}"], timm.format(part)
+                value = state[f"blocks.{number}.{ours.format(part)}"]
                 if timm == "attn.qkv.{}":
                     for letter, share in zip("qkv", value.chunk(3), strict=True):
                         theirs[f"layers.{number}.attention.{letter}_proj.{part}"] = share

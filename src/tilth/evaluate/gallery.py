@@ -127,17 +127,17 @@ def _scatter(places: NDArray[np.float32], values: list[Any] | None) -> str:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     if values is None:
-        axes.scatter(*places.T, s=6, color="#2a78d6")
+        axes.scatter(places[:, 0], places[:, 1], s=6, color="#2a78d6")
     elif all(isinstance(value, (int, float)) for value in values) and len(set(values)) > _COLOURS:
-        figure.colorbar(axes.scatter(*places.T, s=6, c=values, cmap="viridis"))
+        figure.colorbar(axes.scatter(places[:, 0], places[:, 1], s=6, c=values, cmap="viridis"))
     else:
         names = sorted(set(map(str, values)), key=lambda name: -sum(str(value) == name for value in values))
         for number, name in enumerate(names[:_COLOURS]):
             inside = [str(value) == name for value in values]
-            axes.scatter(*places[inside].T, s=6, color=f"C{number}", label=name)
+            axes.scatter(places[inside, 0], places[inside, 1], s=6, color=f"C{number}", label=name)
         if len(names) > _COLOURS:
             inside = [str(value) not in names[:_COLOURS] for value in values]
-            axes.scatter(*places[inside].T, s=6, color="lightgrey", label="others")
+            axes.scatter(places[inside, 0], places[inside, 1], s=6, color="lightgrey", label="others")
         axes.legend(fontsize=7, markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set_axis_off()
     file = io.BytesIO()
