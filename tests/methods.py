@@ -87,6 +87,8 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     model = use("backbone", backbone, width=32, depth=1, heads=2).build().build(tokenizer)
     if kind == "pretrain":
         return use(kind, name).build(model), batches.build().build(rows, tokenizer, context)
+    if name == "attentive_probe":
+        return probe_problem(folder, seed)
     if kind == "adapt":
         labelled = use("batches", "labelled", length=48).build().build(rows, tokenizer, context)
         return use(kind, name).build(classifier(TextModel(model, tokenizer), ["forget", "retain"])), labelled
@@ -119,3 +121,14 @@ def patch_problem(name: str, folder: Path, seed: int) -> tuple[Objective, Exampl
     torch.manual_seed(seed)
     model = use("backbone", "patches", **encoder).build().build(examples.sample)
     return configure("pretrain", {name: settings}).build(model), examples
+
+
+def probe_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """An attentive probe on the digits."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    examples = use("batches", "pictures", channels=1, label="label").build().build(rows, None, context)
+    torch.manual_seed(seed)
+    encoder = use("backbone", "patches", **SMALL).build().build(examples.sample)
+    network = classifier(TextModel(encoder, None), [str(digit) for digit in range(10)], "attention")
+    return use("adapt", "attentive_probe").build(network), examples

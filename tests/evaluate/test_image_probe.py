@@ -12,11 +12,13 @@ from tilth.backbones.folder import TextModel, load, save
 from tilth.backbones.patches import Patches
 from tilth.backbones.picture_features import picture_features
 from tilth.batches.images.pictures import Pictures
-from tilth.context import Context
+from tilth.context import Context, exhibits
 from tilth.contracts import Sample, use
 from tilth.errors import TilthError
 from tilth.evaluate.image_probe import ImageProbe, few
+from tilth.evaluate.label_curve import LabelCurve
 from tilth.evaluate.representation import effective_rank, uniformity
+from tilth.training.settings import Budget, Training
 
 GREY = use("batches", "pictures", channels=1)
 
@@ -107,3 +109,28 @@ def test_a_corpus_without_pictures_is_told(world, tmp_path):
     context.corpora["none"] = context.corpus("all").filter("label < 0")
     with pytest.raises(TilthError, match="empty"):
         ImageProbe(train="none", test="test", batches=GREY)(model, context)
+
+
+@pytest.mark.parametrize("name", ["fine_tune", "attentive_probe"])
+def test_training_on_labelled_pictures_gives_one_classifier_to_load_and_ask(world, tmp_path, name):
+    model, context = world
+    training = Training(lr=1e-2 if name == "attentive_probe" else 3e-3, batch_size=32, compile=False)
+    adapted = adapt(
+        load(model), context.corpus("train"), test=context.corpus("test"), method=use("adapt", name, views=use("views", "none")),
+        training=training, budget=Budget(steps=250), batches=GREY, context=Context(tmp_path / "adapted", 0),
+    )  # fmt: skip
+    assert adapted.metrics["accuracy"] > 0.5
+    again = Classifier.load(adapted.folder)
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    truth = context.corpus("test").table(["label"])["label"].to_pylist()
+    assert np.mean([int(a) == b for a, b in zip(again.predict(rows), truth)]) == pytest.approx(adapted.metrics["accuracy"])
+    frozen = fingerprint(again.text_model.model.encoder) == fingerprint(load(model).model)
+    assert frozen == (name == "attentive_probe")
+
+
+def test_more_labels_help_and_the_curve_is_shown(world):
+    model, context = world
+    scores = LabelCurve(train="train", test="test", per_class=[1, 4, 10], batches=GREY)(model, context).metrics
+    assert 0.1 < scores["accuracy_1"] < scores["accuracy_4"] < scores["accuracy_10"]
+    [shown] = exhibits(context.folder)
+    assert [x for x, _ in shown["series"]["linear probe"]] == [1, 4, 10]

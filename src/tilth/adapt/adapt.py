@@ -83,8 +83,12 @@ def adapt(
         said = {name: estimator.predict_proba(read.features(c, content)) for name, (c, content, _) in sets.items()}
     else:
         torch.manual_seed(context.seed)
-        adapted = Classifier(TextModel(classifier(text_model, classes), text_model.tokenizer, about), classes, None, length)
-        examples = use("batches", "labelled", length=length, classes=classes, column=column or "text", label=label)
+        network = classifier(text_model, classes, getattr(method.cls, "pool", "encoder"))
+        adapted = Classifier(TextModel(network, text_model.tokenizer, about), classes, None, length)
+        if text_model.tokenizer is None:
+            examples = use("batches", read.how.name, **{**read.how.settings, "label": label, "classes": classes})
+        else:
+            examples = use("batches", "labelled", length=length, classes=classes, column=column or "text", label=label)
         fit(
             method.build(adapted.text_model.model), examples.build().build(corpus, text_model.tokenizer, context),
             training=training, budget=budget, folder=context.folder, seed=context.seed, progress=context.progress,
@@ -112,11 +116,15 @@ class Reading:
     batches: Configured | None
     context: Context
 
+    @property
+    def how(self) -> Configured:
+        """How rows of something else than text become examples."""
+        return self.batches or use("batches", "pictures")
+
     def __call__(self, corpus: Corpus) -> Content:
         """The texts of the column, or examples. Raises TilthError for a missing column."""
         if self.text_model.tokenizer is None:
-            batches = self.batches or use("batches", "pictures")
-            return batches.build().build(corpus, None, self.context)  # type: ignore[no-any-return]
+            return self.how.build().build(corpus, None, self.context)  # type: ignore[no-any-return]
         column = self.column or "text"
         if column not in corpus.columns:
             raise TilthError(f"the corpus has no column '{column}'", where=corpus.uri, hint=nearest(column, corpus.columns))

@@ -10,8 +10,10 @@ import torch
 from tilth.adapt.estimators import load as load_estimator
 from tilth.backbones.features import Content, features_of
 from tilth.backbones.folder import TextModel, load
+from tilth.batches.images.pictures import natural
 from tilth.batches.text.encoding import pad_token
 from tilth.batches.text.labelled import LabelledRows, encode_texts
+from tilth.contracts import Examples, Noise
 from tilth.errors import TilthError
 
 ESTIMATOR = "estimator"  # folder inside the model's
@@ -35,9 +37,7 @@ class Classifier:
         if (folder / ESTIMATOR).is_dir():
             estimator = load_estimator(folder / ESTIMATOR)
             return cls(text_model, estimator.classes_.tolist(), estimator)
-        if not hasattr(text_model.model, "num_labels") or not type(text_model.model).__name__.endswith(
-            "ForSequenceClassification"
-        ):
+        if not type(text_model.model).__name__.endswith(("ForSequenceClassification", "PictureClassifier")):
             raise TilthError("this model is not a classifier", where=str(folder), hint="Adapt it first: tilth adapt MODEL DATA.")
         names: dict[int, str] = text_model.model.config.id2label or {}  # type: ignore[assignment]
         return cls(text_model, [names[index] for index in range(len(names))], None, text_model.about.get("length", 256))
@@ -46,6 +46,8 @@ class Classifier:
         """(rows, classes) of texts, or of examples where the model reads something else."""
         if self.estimator is not None:
             return np.asarray(self.estimator.predict_proba(features_of(self.text_model, content)))
+        if self.text_model.tokenizer is None:
+            return self._of_pictures(cast(Examples, content))
         texts = cast(list[str], content)
         model, tokenizer = self.text_model.model, self.text_model.tokenizer
         ids, size, cut = encode_texts(texts, tokenizer, self.length)
@@ -59,6 +61,17 @@ class Classifier:
                 batch = rows.batch(part).to(model.device)
                 logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
                 found[part] = logits.float().softmax(1).cpu().numpy()
+        model.train(training)
+        return found
+
+    def _of_pictures(self, examples: Examples) -> np.ndarray:
+        model, found = self.text_model.model, np.empty((len(examples), len(self.classes)), np.float32)
+        training = model.training
+        model.eval()
+        with torch.inference_mode():
+            for indices in np.array_split(np.arange(len(examples)), -(-len(examples) // (4 * _TOGETHER))):
+                pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(model.device))
+                found[indices] = model(pixels).logits.float().softmax(1).cpu().numpy()
         model.train(training)
         return found
 

@@ -8,22 +8,43 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutputWithNoAttention
 
+from tilth.backbones.blocks import CrossAttention
 from tilth.contracts import Backbone, Configured, Kind, method, use
 from tilth.registry import PositiveInt
 
 
 class PictureClassifierConfig(PretrainedConfig):
-    """encoder: the encoder's own configuration as a dict, with its model_type. The number of classes is `num_labels`."""
+    """encoder: the encoder's own configuration as a dict, with its model_type. The number of classes is `num_labels`.
+
+    pool: what stands for the whole picture: 'encoder' as the encoder says, 'attention' a learned query over its tokens.
+    """
 
     model_type = "tilth_picture_classifier"
 
-    def __init__(self, encoder: dict[str, Any] | None = None, **others: Any) -> None:
+    def __init__(self, encoder: dict[str, Any] | None = None, pool: str = "encoder", **others: Any) -> None:
         super().__init__(**others)
-        self.encoder = dict(encoder or {})
+        self.encoder, self.pool = dict(encoder or {}), pool
+
+
+class AttentionPool(nn.Module):
+    """One learned query attends to all tokens (batch, tokens, width) -> (batch, width)   (CoCa, arXiv 2205.01917, section 3.2)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(1, 1, width))
+        self.norm, self.attention = nn.LayerNorm(width), CrossAttention(width, heads)
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+    undecayed = ("query",)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = self.norm(tokens)
+        return self.attention(self.query.expand(len(tokens), -1, -1), tokens)[:, 0]  # type: ignore[no-any-return]
 
 
 class PictureClassifier(PreTrainedModel):
@@ -36,17 +57,22 @@ class PictureClassifier(PreTrainedModel):
         super().__init__(config)
         fresh = AutoModel.from_config(AutoConfig.for_model(**config.encoder)) if encoder is None else encoder
         self.encoder: PreTrainedModel = fresh
+        heads = getattr(fresh.config, "num_attention_heads", 1)
+        heads = heads if isinstance(heads, int) else heads[-1]
+        self.pool = AttentionPool(fresh.config.hidden_size, heads) if config.pool == "attention" else None
         self.head = nn.Linear(fresh.config.hidden_size, int(config.num_labels or 2))
         self.post_init()
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
         """pixel_values (batch, channels, *size) in their natural scale."""
-        return ImageClassifierOutputWithNoAttention(logits=self.head(self.encoder(pixel_values).pooled))
+        features = self.encoder(pixel_values)
+        pooled = features.pooled if self.pool is None else self.pool(features.tokens)
+        return ImageClassifierOutputWithNoAttention(logits=self.head(pooled))
 
 
-def with_head(encoder: PreTrainedModel, classes: int) -> PictureClassifier:
+def with_head(encoder: PreTrainedModel, classes: int, pool: str = "encoder") -> PictureClassifier:
     """The encoder, shared and not copied, under a fresh head, which is drawn from torch's generator."""
-    return PictureClassifier(PictureClassifierConfig(encoder.config.to_dict(), num_labels=classes), encoder)
+    return PictureClassifier(PictureClassifierConfig(encoder.config.to_dict(), pool, num_labels=classes), encoder)
 
 
 @method("backbone", "picture_classifier", systems=[52])

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
+    AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -29,7 +30,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tilth.backbones import classifier, conv_stages, guards, images, patches, swin, vit
+from tilth.backbones import classifier, conv_lstm, conv_stages, dense, guards, images, patches, siamese, snunet, swin, unet, vit
 from tilth.backbones.eight_bit import prepare_for_adapters, quantisation
 from tilth.errors import TilthError
 
@@ -43,17 +44,20 @@ patches.register()
 swin.register()
 classifier.register()
 conv_stages.register()
+for segmenter in (unet, siamese, snunet, conv_lstm, dense):
+    segmenter.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _HEADS = (
     (("ForImageClassification", "PictureClassifier"), AutoModelForImageClassification),
+    (("UNet", "ConvLSTM", "DenseClassifier"), AutoModelForSemanticSegmentation),
     (("ForSequenceClassification",), AutoModelForSequenceClassification),
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),
     (("ForCausalLM", "LMHeadModel"), AutoModelForCausalLM),
     (("PatchEncoder", "SwinEncoder", "ConvStages", "ViTModel"), AutoModel),
 )
-_UNTOKENISED = (AutoModelForImageClassification, AutoModel)
+_UNTOKENISED = (AutoModelForImageClassification, AutoModelForSemanticSegmentation, AutoModel)
 
 
 @dataclass

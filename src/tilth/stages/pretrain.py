@@ -9,7 +9,17 @@ from tilth.backbones.folder import TextModel, load, save
 from tilth.batches.images.sheet import sheet
 from tilth.context import Context
 from tilth.contracts import (
-    Configured, CorpusRef, Examples, Kind, ModelRef, Noise, Objective, Stage, TokenizerRef, method, use,
+    Configured,
+    CorpusRef,
+    Examples,
+    Kind,
+    ModelRef,
+    Noise,
+    Objective,
+    Stage,
+    TokenizerRef,
+    method,
+    use,
 )  # fmt: skip
 from tilth.errors import TilthError
 from tilth.registry import PositiveInt, plain

@@ -82,3 +82,19 @@ def test_teachers_have_no_gradients_and_follow_by_the_momentum():
 
 def test_no_batch_norm_anywhere():
     assert not any("BatchNorm" in type(module).__name__ for module in moco(encoder()).modules())
+
+
+def test_once_the_queue_is_its_own_the_loss_falls():
+    near = use("views", "simclr", scale=(0.8, 1.0), strength=0.1)
+    objective = moco(encoder(), momentum=0.9, queue=32, head_out=12, views=near)
+    batches = [pictures(16, seed) for seed in range(3)]
+    optimiser = torch.optim.Adam([parameter for parameter in objective.parameters() if parameter.requires_grad], 1e-2)
+    losses = []
+    for step in range(1, 61):
+        loss = objective(batches[step % 3]).total
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        objective.after_step(step)
+        losses.append(loss.item())
+    assert max(losses[2:6]) > 2.5 and sum(losses[-6:]) / 6 < 2

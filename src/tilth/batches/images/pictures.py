@@ -6,7 +6,7 @@ drawn there (`batches.draws`), so that they depend on the seed and the position 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tilth.batches.text.labelled import class_indices
 from tilth.contracts import Batch, Noise, Sample
 from tilth.corpus.pictures import decoded
 from tilth.errors import TilthError
@@ -33,17 +34,30 @@ class Pictures:
 
     size: height and width that pictures are kept at (shorter side resized, then the middle cut out); None: that of the first one.
     Views are cut from these, so keep larger ones than the model will see where pictures are large. channels: 1 grey, 3 colour.
+    label: the class's column, None: labels are not read; classes: in the order of their numbers, None: those of the rows, sorted.
     """
 
-    def __init__(self, *, size: PositiveInt | None = None, channels: Literal[1, 3] = 3) -> None:
-        self.size, self.channels = size, channels
+    def __init__(
+        self,
+        *,
+        size: PositiveInt | None = None,
+        channels: Literal[1, 3] = 3,
+        label: str | None = None,
+        classes: list[str] | None = None,
+    ) -> None:
+        self.size, self.channels, self.label, self.classes = size, channels, label, classes
 
     def build(self, corpus: Corpus, tokenizer: Any, context: Context) -> PixelRows:
         if "image" not in corpus.columns:
             raise TilthError("the corpus has no column 'image'", where=corpus.uri, hint=f"It has {', '.join(corpus.columns)}.")
         parts = {"data": corpus.fingerprint, "size": self.size, "channels": self.channels, "kept": "pictures"}
         folder = context.cache("pixels", parts, lambda folder: self._decode(corpus, folder))
-        return PixelRows.open(folder / "pixels.npy")
+        rows = PixelRows.open(folder / "pixels.npy")
+        if self.label is None:
+            return rows
+        table = corpus.table(["id", self.label])
+        labels, _ = class_indices(table.column(self.label).to_pylist(), self.classes, table.column("id").to_pylist())
+        return replace(rows, labels=labels)
 
     def _decode(self, corpus: Corpus, folder: Path) -> None:
         """Write pixels.npy, uint8 (pictures, channels, height, width)."""
@@ -70,11 +84,13 @@ class Pictures:
 class PixelRows:
     """pixels: uint8 (examples, channels, *size), 255 meaning 1.0, or float32 in the values' own scale.
 
-    batch: pixel_values (batch, channels, *size) as they are kept, keys int64 (batch,); an example counts as one token.
+    batch: pixel_values (batch, channels, *size) as they are kept, keys int64 (batch,), labels (batch,) where they are read; an
+    example counts as one token.
     """
 
     pixels: NDArray[Any]
     sample: Sample
+    labels: NDArray[np.int64] | None = None
 
     @classmethod
     def open(cls, path: Path) -> PixelRows:
@@ -93,7 +109,10 @@ class PixelRows:
 
     def batch(self, indices: np.ndarray, noise: Noise) -> Batch:
         values = torch.from_numpy(self.pixels[indices])
-        return Batch(tokens=len(values), samples=len(values), pixel_values=values, keys=torch.from_numpy(noise.keys()))
+        given = {"pixel_values": values, "keys": torch.from_numpy(noise.keys())}
+        if self.labels is not None:
+            given["labels"] = torch.from_numpy(self.labels[indices])
+        return Batch(tokens=len(values), samples=len(values), **given)
 
     def rows(self, indices: np.ndarray) -> list[NDArray[np.int64]]:
         return [np.array([index]) for index in np.asarray(indices).tolist()]

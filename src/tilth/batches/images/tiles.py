@@ -59,7 +59,7 @@ class Tiles:
         parts = {"data": corpus.fingerprint, **vars(self), "kept": "tiles"}
         folder = context.cache("pixels", parts, lambda folder: self._decode(corpus, folder))
         kept = PixelRows.open(folder / "pixels.npy")
-        return TileRows(kept.pixels, kept.sample, np.load(folder / "rows.npy"))
+        return TileRows(kept.pixels, kept.sample, corpus_rows=np.load(folder / "rows.npy"))
 
     def _decode(self, corpus: Corpus, folder: Path) -> None:
         """Write pixels.npy (tiles, channels, *size), and rows.npy, the row that each tile comes from."""
@@ -136,7 +136,7 @@ class Tiles:
         return iter([tuple(slice(begin, begin + side) for begin, side in zip(begins, sides, strict=True))])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TileRows(PixelRows):
     """Pixels of tiles, of which a row of the corpus may hold several. corpus_rows: int64 (tiles,), the row of each."""
 

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from tilth.errors import TilthError
 
-# Derivative and smoothing taps of the Sobel filters of three and five taps.
-_TAPS = {3: ((-1.0, 0.0, 1.0), (1.0, 2.0, 1.0)), 5: ((-1.0, -2.0, 0.0, 2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0))}
+# The Sobel filters of three and five taps: what values one, two ... steps ahead, less those as far behind, weigh; smoothing taps.
+_TAPS = {3: ((1.0,), (1.0, 2.0, 1.0)), 5: ((2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0))}
 _LUMA = (0.299, 0.587, 0.114)
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
@@ -35,16 +35,13 @@ def sobel(values: Tensor, taps: int = 3) -> Tensor:
     Per step of one sample: a ramp of slope 1 has derivative 1 (image libraries leave out that division, by 8 for 3 x 3 and by 128
     for 5 x 5). Values are mirrored at the edges without repeating the last.
     """
-    derivative, smooth = (torch.tensor(line, dtype=values.dtype, device=values.device) for line in _TAPS[taps])
-    ramp = torch.arange(taps, dtype=values.dtype, device=values.device)
-    derivative, smooth = derivative / (derivative * ramp).sum(), smooth / smooth.sum()
-    axes = values.ndim - 2
     padded = _mirrored(values, taps // 2)
     maps = []
-    for along in range(axes):
-        part = padded
-        for axis in range(axes):
-            part = _filtered(part, derivative if axis == along else smooth, 2 + axis)
+    for along in range(2, values.ndim):
+        part = _derivative(padded, _TAPS[taps][0], along)
+        for axis in range(2, values.ndim):
+            if axis != along:
+                part = _smoothed(part, _TAPS[taps][1], axis)
         maps.append(part)
     return torch.cat(maps, 1)
 
@@ -96,10 +93,21 @@ def _mirrored(values: Tensor, by: int) -> Tensor:
     return F.pad(values, [by] * (2 * (values.ndim - 2)), mode="reflect")
 
 
-def _filtered(values: Tensor, taps: Tensor, axis: int) -> Tensor:
-    """Correlation with `taps` along one axis, of what lies wholly within."""
-    length = values.shape[axis] - len(taps) + 1
-    total = taps[0] * values.narrow(axis, 0, length)
-    for number in range(1, len(taps)):
-        total = total + taps[number] * values.narrow(axis, number, length)
-    return total
+def _derivative(values: Tensor, weights: Sequence[float], axis: int) -> Tensor:
+    """Along one axis, of what lies wholly within; differences first, so that of equal values nothing is left."""
+    reach = len(weights)
+    length = values.shape[axis] - 2 * reach
+    total = torch.zeros((), dtype=values.dtype, device=values.device)
+    for step, weight in enumerate(weights, 1):
+        difference = values.narrow(axis, reach + step, length) - values.narrow(axis, reach - step, length)
+        total = total + weight * difference
+    return total / sum(2 * step * weight for step, weight in enumerate(weights, 1))
+
+
+def _smoothed(values: Tensor, weights: Sequence[float], axis: int) -> Tensor:
+    """Weighted means along one axis, of what lies wholly within."""
+    length = values.shape[axis] - len(weights) + 1
+    total = torch.zeros((), dtype=values.dtype, device=values.device)
+    for step, weight in enumerate(weights):
+        total = total + weight * values.narrow(axis, step, length)
+    return total / sum(weights)

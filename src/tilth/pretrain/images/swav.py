@@ -25,9 +25,10 @@ class SwAV(Objective):
 
     C: prototypes of length 1; q: balanced assignments of the batch of all processes (`sinkhorn`), without gradient (arXiv 2006.09882,
     equations 2, 3 and 6). prototypes: how many; best several times the number of classes, and below the batch size unless that is
-    large: there is no queue. temperature: t. epsilon: of the assignments, the smaller the harder. iterations: of Sinkhorn. head_width,
-    head_out: of the projection head, two layers. views: augmentation, the first two views are the global ones. Unlike in the
-    authors' code the prototypes are trained from the first step on.
+    large: there is no queue. temperature: t. epsilon: of the assignments, the smaller the harder; a loss that stays at
+    log(prototypes) has collapsed, then the authors advise a smaller one (0.03). iterations: of Sinkhorn. head_width, head_out: of the
+    projection head, two layers. views: augmentation, the first two views are the global ones. Unlike in the authors' code the
+    prototypes are trained from the first step on.
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
