@@ -297,10 +297,10 @@ def test_logits_are_float32_under_autocast():
 
 
 def test_what_is_not_decayed():
-    names = attention(4).no_weight_decay()
+    names = set(attention(4).undecayed)
     assert {"logit_scale", "continuous_position_bias_mlp.0.weight", "continuous_position_bias_mlp.2.weight"} <= names
     assert "query.weight" not in names
-    assert "relative_position_bias_table" in attention(4, kind=TableAttention).no_weight_decay()
+    assert "relative_position_bias_table" in attention(4, kind=TableAttention).undecayed
 
 
 def test_what_cannot_be_is_told():

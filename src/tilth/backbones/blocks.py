@@ -17,8 +17,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q, bias))
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def bias(self, q: Tensor, given: Tensor | None) -> Tensor | None:
+        """What is added to q k^T / sqrt(d): what was given; it may depend on the queries (batch, heads, tokens, d)."""
+        return given
 
 
 class CrossAttention(nn.Module):

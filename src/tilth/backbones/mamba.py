@@ -28,8 +28,7 @@ class MambaMixer(nn.Module):
     "columns" and "columns_backward" and averages; TokenUnify's (arXiv 2405.16847) is ("forward", "backward", "slices") with
     combine="sum", expand=2. slices: into how many equal runs "slices" cuts the sequence, to read their first tokens, then their
     second ones, and so on. The papers gate each direction's output and then combine; the gate is common, so here it comes after.
-    A_log and D are used in float32 and take no weight decay: they have the attribute `no_weight_decay`, and their module names
-    them in `undecayed`, because a parameter's own attributes are lost in deepcopy and fully_shard.
+    A_log and D are used in float32 and take no weight decay (`undecayed`).
     """
 
     def __init__(
@@ -183,7 +182,6 @@ class _Selective(nn.Module):
         self.dt_proj = _StepSizes(rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        _mark(self)
 
     def forward(self, u: Tensor) -> Tensor:
         u = _convolved(self.conv1d, u)
@@ -204,7 +202,6 @@ class _Dual(nn.Module):
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(heads))
         self.dt_bias = nn.Parameter(_initial_step_bias(heads))
-        _mark(self)
 
     def forward(self, u: Tensor) -> Tensor:
         inner, each = self.sizes
@@ -237,11 +234,6 @@ def _initial_step_bias(count: int) -> Tensor:
 def _convolved(conv: nn.Conv1d, u: Tensor) -> Tensor:
     """silu of the causal depthwise convolution over (batch, tokens, channels)."""
     return silu(conv(u.mT)[..., : u.shape[1]].mT)
-
-
-def _mark(scan: _Selective | _Dual) -> None:
-    for name in scan.undecayed:
-        getattr(scan, name).no_weight_decay = True
 
 
 def copy_to_directions(source: nn.Module, target: nn.Module) -> list[str]:

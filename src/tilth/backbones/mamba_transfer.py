@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
+from torch import nn
 
 from tilth.backbones.mamba import copy_to_directions
 from tilth.backbones.patches import PatchEncoder, PatchEncoderConfig
@@ -30,11 +29,12 @@ def four_way(encoder: PatchEncoder, *, class_token: bool = False) -> PatchEncode
         raise TilthError("this encoder has a class token already, so it was not trained block by block")
     pooling = "class" if class_token else "mean"
     settings = {**config.to_dict(), "directions": list(FOUR), "class_token": class_token, "pooling": pooling}
-    made = PatchEncoder(cast(PatchEncoderConfig, PatchEncoderConfig.from_dict(settings)))
+    made = PatchEncoder(PatchEncoderConfig.from_dict(settings))
     copied = set(copy_to_directions(encoder, made))
     trained = encoder.state_dict()
     with torch.no_grad():
         for name, value in made.state_dict().items():
             if name not in copied and name != "class_token":
                 value.copy_(trained[name])
-    return made.to(dtype=encoder.dtype, device=encoder.device).train(encoder.training)
+    nn.Module.to(made, encoder.device, encoder.dtype)
+    return made.train(encoder.training)

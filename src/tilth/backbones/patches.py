@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from tilth.backbones.blocks import MLP, Attention, Block, SwiGLU, initialise
 from tilth.backbones.positions import coordinates, interpolated, sincos
+from tilth.backbones.relative import RelativeAttention, buckets
 from tilth.batches.patches.masks import pick
 from tilth.batches.patches.patchify import grid_of, patchify
 from tilth.contracts import Backbone, Features, Sample
@@ -185,16 +186,29 @@ class PatchEncoder(PreTrainedModel):
         tokens = embedding(embedding.standardised(pixel_values), kept, hidden, fill, scale)
         if extra is not None:
             tokens = tokens + (pick(extra, kept) if kept is not None else extra)
-        grid = grid_of(pixel_values.shape[2:], embedding.patch) if kept is None and len(embedding.groups) == 1 else None
-        return self.encode(tokens, layers, grid)
+        grid = grid_of(pixel_values.shape[2:], embedding.patch)
+        places = None
+        if self.config.position == "relative":
+            places = coordinates(grid).to(tokens.device)[None]
+            places = pick(places, kept) if kept is not None else places
+        return self.encode(tokens, layers, grid if kept is None and len(embedding.groups) == 1 else None, places)
 
-    def encode(self, tokens: Tensor, layers: Sequence[int] = (), grid: tuple[int, ...] | None = None) -> Features:
-        """The blocks on embedded tokens (batch, tokens, width); grid: how they lie, where that is known and all are there."""
+    def encode(
+        self, tokens: Tensor, layers: Sequence[int] = (), grid: tuple[int, ...] | None = None, places: Tensor | None = None
+    ) -> Features:
+        """The blocks on embedded tokens (batch, tokens, width); grid: how they lie, where that is known and all are there.
+
+        places (batch or 1, tokens, axes): where they lie, in patches from anywhere; relative positions need them.
+        """
         middle = tokens.shape[1] // 2 if self.config.mixer == "mamba" else 0
         if self.config.class_token:
             summary = self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype)
             tokens = torch.cat([tokens[:, :middle], summary, tokens[:, middle:]], 1)
-        given = (grid,) if self.config.mixer == "mamba" else ()
+        given: tuple[object, ...] = (grid,) if self.config.mixer == "mamba" else ()
+        if self.config.position == "relative":
+            if places is None:
+                raise TilthError("relative positions need to know where the tokens lie", where="backbone.patches.position")
+            given = (buckets(places, self.config.class_token),)
         taken = {}
         for number, block in enumerate(self.blocks, 1):
             tokens = block(tokens, *given)
@@ -216,6 +230,8 @@ def _block(config: PatchEncoderConfig, drop_path: float) -> Block:
         from tilth.backbones.mamba import MambaMixer
 
         mixer = MambaMixer(width, directions=tuple(config.directions))  # type: ignore[arg-type]
+    elif config.position == "relative":
+        mixer = RelativeAttention(width, config.num_attention_heads, len(config.inputs[0]["size"]))
     else:
         mixer = Attention(width, config.num_attention_heads)
     inner = int(config.mlp_ratio * width)
@@ -229,9 +245,10 @@ class Patches(Backbone):
 
     width, depth, heads: of the blocks. patch: sides of a patch, one number for all axes; patch_3d: of volumes, where both
     pictures and volumes are read. channels, size, mean, std come from the data. groups: lists of channels (or bands) that are
-    embedded apart, as tokens of their own (arXiv 2207.08051). position: 'sincos' (fixed), 'learned' or 'none'. class_token: a
-    token that belongs to no patch; pooling: what stands for the whole input, the 'mean' of its tokens or the 'class' token.
-    mixer: 'attention', or 'mamba', whose scans run in `directions`. drop_path: of the last block, rising from 0 at the first.
+    embedded apart, as tokens of their own (arXiv 2207.08051). position: 'sincos' (fixed), 'learned', 'none', or 'relative', which
+    attention learns from offsets alone (`relative`). class_token: a token that belongs to no patch; pooling: what stands for the
+    whole input, the 'mean' of its tokens or the 'class' token. mixer: 'attention', or 'mamba', whose scans run in `directions`.
+    drop_path: of the last block, rising from 0 at the first.
     """
 
     tokenised = False
@@ -248,7 +265,7 @@ class Patches(Backbone):
         mlp: Literal["gelu", "swiglu"] = "gelu",
         mixer: Literal["attention", "mamba"] = "attention",
         directions: tuple[str, ...] = ("forward",),
-        position: Literal["sincos", "learned", "none"] = "sincos",
+        position: Literal["sincos", "learned", "relative", "none"] = "sincos",
         class_token: bool = False,
         pooling: Literal["mean", "class"] = "mean",
         groups: list[list[int]] | None = None,
@@ -261,6 +278,10 @@ class Patches(Backbone):
             )
         if width % heads:
             raise TilthError(f"a width of {width} does not split into {heads} heads", where="backbone.patches.heads")
+        if position == "relative" and (mixer != "attention" or (groups is not None and len(groups) > 1)):
+            raise TilthError(
+                "relative positions go with attention and channels embedded together", where="backbone.patches.position"
+            )
         self.width, self.depth, self.heads, self.patch, self.patch_3d = width, depth, heads, patch, patch_3d
         self.mlp_ratio, self.mlp, self.mixer, self.directions = mlp_ratio, mlp, mixer, directions
         self.position, self.class_token, self.pooling, self.groups = position, class_token, pooling, groups
@@ -269,6 +290,8 @@ class Patches(Backbone):
     def build(self, inputs: Sample | Sequence[Sample]) -> PatchEncoder:
         """inputs: what the data look like, one sample per kind of input."""
         samples = [inputs] if isinstance(inputs, Sample) else list(inputs)
+        if self.position == "relative" and len(samples) > 1:
+            raise TilthError("relative positions are of one kind of input", where="backbone.patches.position")
         config = PatchEncoderConfig(
             [self._input(sample) for sample in samples], self.width, self.depth, self.heads, self.mlp_ratio, self.mlp, self.mixer,
             self.directions, self.position, self.class_token, self.pooling, self.drop_path, self.layer_norm_eps,

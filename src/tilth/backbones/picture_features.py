@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tilth.backbones.classifier import PictureClassifier
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Examples, Noise
 from tilth.errors import TilthError
@@ -24,7 +25,7 @@ def picture_features(
     layer: the block (from 1) whose output is pooled, None: the encoder's normalised last one. pool: 'encoder' as its configuration
     says, 'mean' over patches, 'class' the class token. Raises TilthError for a class token that is not there.
     """
-    encoder = getattr(model, "encoder", model)
+    encoder = model.encoder if isinstance(model, PictureClassifier) else model
     found: NDArray[np.float32] | None = None
     training = encoder.training
     encoder.eval()

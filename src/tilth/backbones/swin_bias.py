@@ -27,8 +27,8 @@ class WindowAttention(Swinv2SelfAttention):
     logits are q k^T / sqrt(d) (arXiv 2103.14030). As in the authors' code and unlike the paper's text: offsets are scaled so that
     those of the trained window end at 8, log2(|u| + 1) is divided by log2 8, and the table goes through 16 sigmoid; keys have no bias.
 
-    Where transformers 5.23 differs from the authors' code we follow the latter: it adds the mask between shifted regions twice (we
-    exclude these pairs, as -100 loses its force where theta has grown), and a trained window of 1 makes its coordinates NaN.
+    Put right here: transformers 5.23 adds the mask of -100 between shifted regions twice, the authors' code once, and neither holds
+    against a theta near ln 100, so these pairs are left out altogether; a trained window of 1 would make the coordinates NaN.
     Logits and weights are float32, under autocast too.
     """
 
@@ -99,13 +99,11 @@ class WindowAttention(Swinv2SelfAttention):
         init.copy_(self.relative_coords_table, coordinates)
         init.copy_(self.relative_position_index, index)
 
-    def no_weight_decay(self) -> set[str]:
+    @property
+    def undecayed(self) -> list[str]:
         """Names of parameters that are not decayed, as in the authors' code; vectors never are."""
-        return {
-            name
-            for name, _ in self.named_parameters()
-            if name.startswith(("logit_scale", "continuous_position_bias", "relative"))
-        }
+        ours = ("logit_scale", "continuous_position_bias", "relative")
+        return [name for name, _ in self.named_parameters() if name.startswith(ours)]
 
 
 class LinearAttention(WindowAttention):

@@ -15,6 +15,7 @@ from sklearn.manifold import TSNE
 
 from tilth.backbones.blocks import Attention
 from tilth.backbones.folder import load
+from tilth.backbones.patches import PatchEncoder
 from tilth.backbones.picture_features import picture_features
 from tilth.batches.examples import Chosen
 from tilth.batches.images.pictures import natural
@@ -97,10 +98,9 @@ def neighbours(features: NDArray[np.float32], asked: NDArray[np.int64], count: i
 @torch.inference_mode()
 def attention(encoder: Any, pixels: torch.Tensor) -> list[list[NDArray[np.float32]]]:
     """Of every picture, for each head of the last block, where it attends: (1, height, width) in [0, 1]. Empty without attention."""
-    encoder = getattr(encoder, "encoder", encoder)
-    blocks = getattr(encoder, "blocks", [])
-    if not blocks or not isinstance(blocks[-1].mixer, Attention):
+    if not isinstance(encoder, PatchEncoder) or not isinstance(encoder.blocks[-1].mixer, Attention):
         return []
+    blocks = encoder.blocks
     mixer, seen = blocks[-1].mixer, []
     hook = mixer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     try:

@@ -1,7 +1,5 @@
 """Let a causal Mamba encoder read pictures in four directions."""
 
-from typing import cast
-
 import torch
 
 from tilth.backbones.folder import load, save
@@ -30,6 +28,6 @@ class FourWay(Stage):
         given = load(context.model(self.model))
         if not isinstance(given.model, PatchEncoder):
             raise TilthError("only a patch encoder can be made four-way", where=self.model)
-        made = four_way(cast(PatchEncoder, given.model), class_token=self.class_token)
+        made = four_way(given.model, class_token=self.class_token)
         save(made, None, context.folder / "model", given.about)
         return {"parameters": float(sum(parameter.numel() for parameter in made.parameters()))}

@@ -50,5 +50,7 @@ def _spared(module: nn.Module) -> set[torch.Tensor]:
     for part in module.modules():
         if isinstance(part, (nn.Embedding, nn.EmbeddingBag)):
             spared.add(part.weight)
-        spared.update(getattr(part, name) for name in getattr(part, "undecayed", ()) if hasattr(part, name))
+        if named := getattr(part, "undecayed", ()):
+            own = dict(part.named_parameters())
+            spared.update(own[name] for name in named if name in own)
     return spared

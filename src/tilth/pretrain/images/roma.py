@@ -97,13 +97,18 @@ class RoMA(Objective):
     def order(self, grid: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor, int, int]:
         """Block of each token, tokens in block order, and how many are in block 0 and in all blocks but the last."""
         numbers = block_numbers(grid, self.block, device)
-        last = prod((extent - 1) % self.block + 1 for extent in grid)
+        last = prod([(extent - 1) % self.block + 1 for extent in grid])
         if last == len(numbers):
             raise TilthError(
                 f"a grid of {'x'.join(map(str, grid))} patches is one block of {self.block}: there is no next one",
                 where="roma.block", hint="Use smaller blocks or patches.",
             )  # fmt: skip
-        return numbers, block_order(grid, self.block, device), prod(min(self.block, n) for n in grid), len(numbers) - last
+        return (
+            numbers,
+            block_order(grid, self.block, device),
+            prod([min(self.block, extent) for extent in grid]),
+            len(numbers) - last,
+        )
 
     def losses(self, predicted: Tensor, targets: Tensor, grid: Sequence[int]) -> dict[str, Tensor]:
         """The two terms. predicted: of `read`; targets: of all patches in raster order."""

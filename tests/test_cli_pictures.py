@@ -1,0 +1,80 @@
+"""A folder of pictures through the command line: pre-trained, embedded, adapted; odd pictures on the way."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.test_cli import tilth
+from tilth.cli import app
+from tilth.errors import TilthError
+
+
+def picture(number: int, size: int = 24) -> Image.Image:
+    """Stripes across or along, in a colour and with noise of its own."""
+    generator = np.random.default_rng(number)
+    stripes = np.sin(np.arange(size) * generator.uniform(0.8, 1.2))[:, None].repeat(size, 1)
+    stripes = stripes if number % 2 else stripes.T
+    noise = generator.normal(0, 0.1, (size, size, 3))
+    return Image.fromarray(
+        (127 + 100 * np.clip(stripes[:, :, None] * generator.uniform(0.5, 1, 3) + noise, -1, 1)).astype(np.uint8)
+    )
+
+
+def encoded(image: Image.Image, kind: str, **settings) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Sixty pictures of two classes, a few of them odd, and two that are none."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(60):
+        place = Path("pics", "along" if number % 2 else "across", f"{number}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(picture(number), "PNG"))
+    whole = picture(1)
+    odd = {
+        "cmyk.jpg": encoded(whole.convert("CMYK"), "JPEG"),
+        "alpha.png": encoded(whole.convert("RGBA"), "PNG"),
+        "deep.png": encoded(Image.fromarray(np.asarray(whole.convert("L")).astype(np.uint16) * 200), "PNG"),
+        "moving.gif": encoded(whole, "GIF", save_all=True, append_images=[picture(2)]),
+        "dot.png": encoded(whole.crop((0, 0, 1, 1)), "PNG"),
+        "cut.png": encoded(whole, "PNG")[:300],
+        "empty.png": b"",
+    }
+    for name, data in odd.items():
+        Path("pics", "along", name).write_bytes(data)
+    return tmp_path
+
+
+def test_pictures_become_an_encoder_that_embeds_and_adapts(folder):
+    arguments = ["pretrain", "pics", "--set", "model.pretrain.budget={steps: 12}", "--out", "run", "--quiet"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "24 x 24" in done.stderr and "patches of 3 x 3" in done.stderr and "tilth embed" in done.stderr
+    record = json.loads((folder / "run/run.json").read_text())
+    assert record["data"][0]["rows"] == 65
+    report = (folder / "run/report.html").read_text()
+    assert "What is rebuilt" in report and "Nearest neighbours" in report and report.count("data:image/png;base64") == 4
+    tilth("embed", "run/model", "pics", "features.parquet", "--quiet")
+    features = pq.read_table("features.parquet")
+    assert features.num_rows == 65 and np.isfinite(np.stack(features["embedding"].to_numpy())).all()
+    tilth("adapt", "run/model", "pics", "--set", "batches={pictures: {size: 24}}", "--out", "adapted", "--quiet")
+    metrics = json.loads((folder / "adapted/run.json").read_text())["stages"][-1]["metrics"]
+    assert metrics["accuracy"] > 0.9
+
+
+def test_a_patch_that_does_not_divide_and_a_folder_with_one_picture_are_explained(folder):
+    with pytest.raises(TilthError, match="patches of 5x5 do not divide an input of 24x24"):
+        tilth("pretrain", "pics", "--set", "model.pretrain.backbone.patches.patch=5", "--out", "bad", "--quiet")
+    Path("one").mkdir()
+    Path("one/a.png").write_bytes(encoded(picture(0), "PNG"))
+    with pytest.raises(TilthError, match="of the 1 rows"):
+        tilth("pretrain", "one", "--out", "alone", "--quiet")
