@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from tests.floods import BATCHES as FLOODS
+from tests.floods import floods
 from tests.images import BATCHES as IMAGES
 from tests.images import cnn, digits
 from tilth.adapt.fine_tune import classifier
@@ -77,6 +79,8 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     """An objective with its tiny model (drawn from `seed`) and its examples."""
     if name in OF_IMAGES:
         return image_problem(kind, name, folder, seed)
+    if kind == "pretrain" and name == "segmentation":
+        return dense_problem(folder, seed)
     if name in OF_PATCHES:
         return patch_problem(name, folder, seed)
     torch.manual_seed(seed)
@@ -132,3 +136,13 @@ def probe_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
     encoder = use("backbone", "patches", **SMALL).build().build(examples.sample)
     network = classifier(TextModel(encoder, None), [str(digit) for digit in range(10)], "attention")
     return use("adapt", "attentive_probe").build(network), examples
+
+
+def dense_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """The same of an objective for masks, on tiny floods."""
+    context = Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    examples = FLOODS.build().build(floods(folder / "floods"), None, context)
+    torch.manual_seed(seed)
+    model = use("backbone", "unet", classes=3, widths=(8, 16)).build().build(examples.sample)
+    return use("pretrain", "segmentation", crop=(0.5, 1.0), flip=0.5).build(model), examples
