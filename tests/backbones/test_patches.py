@@ -85,6 +85,16 @@ def test_groups_of_channels_are_tokens_of_their_own():
     assert len(torch.unique(table.reshape(48, 32), dim=0)) == 48
 
 
+def test_one_group_may_leave_channels_out():
+    model = encoder(PICTURE, groups=[[2, 0]])
+    values = torch.randn(2, 3, 16, 16)
+    other = values.clone()
+    other[:, 1] += 1
+    assert torch.equal(model(values).tokens, model(other).tokens)
+    other[:, 2] += 1
+    assert not torch.equal(model(values).tokens, model(other).tokens)
+
+
 def test_sine_cosine_tables():
     table = sincos(coordinates((2, 3, 4)), 24)
     assert table.shape == (24, 24) and len(torch.unique(table, dim=0)) == 24

@@ -91,7 +91,8 @@ class PatchEmbedding(nn.Module):
         """See `PatchEncoder.forward`; values standardised."""
         grid = grid_of(values.shape[2:], self.patch)
         if len(self.groups) == 1:
-            patches = patchify(values, self.patch)
+            [group] = self.groups
+            patches = patchify(values if group == list(range(self.channels)) else values[:, group], self.patch)
             tokens = self.projections[0](pick(patches, kept) if kept is not None else patches)
         else:
             parts = zip(self.groups, self.projections, strict=True)

@@ -32,7 +32,7 @@ class LabelCurve(Benchmark):
         train: CorpusRef,
         test: CorpusRef,
         label: str = "label",
-        per_class: list[PositiveInt] = [1, 2, 5, 10, 20, 50],
+        per_class: tuple[PositiveInt, ...] = (1, 2, 5, 10, 20, 50),
         draws: PositiveInt = 3,
         C: Positive = 1.0,
         batches: Annotated[Configured, Kind("batches")] | None = None,
