@@ -82,6 +82,7 @@ def test_other_channels_leave_every_other_weight_bit_equal(tmp_path):
     assert fresh == {"stages.0.0.first.weight", "stages.0.0.shortcut.weight", "standardise.mean", "standardise.std"}
     state = other.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items() if name not in fresh)
+    assert state["standardise.mean"].flatten().tolist() == pytest.approx([0.1] * 3) and state["stages.0.0.first.weight"].std() > 0
     assert other(torch.rand(2, 3, 8, 8, 8)).pooled.isfinite().all()
 
 

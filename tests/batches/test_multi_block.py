@@ -105,6 +105,8 @@ def test_what_leaves_no_context_and_what_is_no_picture_is_refused():
         multi_block(keys(1), (14, 14), targets=6)
     with pytest.raises(TilthError, match="leave nothing to predict them from"):
         multi_block(keys(1), (2, 2))
+    with pytest.raises(TilthError, match=r"bounds from 0.2 to 0.15"):
+        multi_block(keys(1), (14, 14), scale=(0.2, 0.15))
     with pytest.raises(TilthError, match="two axes, not 3"):
         multi_block(keys(1), (4, 4, 4))
 

@@ -66,9 +66,15 @@ class Standardise(nn.Module):
 
     def __init__(self, config: ConvStagesConfig) -> None:
         super().__init__()
-        for name, values, default in (("mean", config.mean, 0.0), ("std", config.std, 1.0)):
-            numbers = torch.tensor(list(values) or [default] * config.channels, dtype=torch.float32)
-            self.register_buffer(name, numbers.reshape(-1, *[1] * len(config.size)))
+        self.config = config
+        for name, values in self.values().items():
+            self.register_buffer(name, values)
+
+    def values(self) -> dict[str, Tensor]:
+        """What the buffers start as."""
+        given = {"mean": self.config.mean or [0.0] * self.config.channels, "std": self.config.std or [1.0] * self.config.channels}
+        wide = (-1, *[1] * len(self.config.size))
+        return {name: torch.tensor(values, dtype=torch.float32).reshape(wide) for name, values in given.items()}
 
     def forward(self, values: Tensor) -> Tensor:
         return (values.float() - self.mean) / self.std
@@ -125,6 +131,9 @@ class ConvStages(PreTrainedModel):
         elif isinstance(module, InstanceNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, Standardise):
+            for name, values in module.values().items():
+                init.copy_(getattr(module, name), values)
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
         """The map each stage leaves, (batch, width, *size divided by the strides so far)."""
@@ -172,9 +181,9 @@ class ConvStagesBackbone(Backbone):
     def __init__(
         self,
         *,
-        widths: list[PositiveInt] = [16, 32, 64, 128],
+        widths: tuple[PositiveInt, ...] = (16, 32, 64, 128),
         blocks: PositiveInt = 1,
-        strides: list[PositiveInt] = [1, 2, 2, 2],
+        strides: tuple[PositiveInt, ...] = (1, 2, 2, 2),
         pooling: Literal["stages", "last"] = "stages",
     ) -> None:
         if len(strides) != len(widths):

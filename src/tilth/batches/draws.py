@@ -6,7 +6,6 @@ same on any device, in any batch and after any restart.
 
 from __future__ import annotations
 
-from functools import cache
 from hashlib import blake2b
 from math import prod
 
@@ -39,7 +38,7 @@ def split(keys: Tensor, name: str) -> Tensor:
     return _mix(keys ^ _key(name))
 
 
-@cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _key(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
 

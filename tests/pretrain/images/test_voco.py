@@ -111,7 +111,7 @@ def test_the_loss_and_its_gradient_are_the_authors(trained):
     )
     weights = list(objective.head.parameters()) + list(objective.model.parameters())
     for ours, theirs in zip(*(torch.autograd.grad(value, weights) for value in (loss.total, expected)), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_head_is_the_authors():
@@ -168,7 +168,7 @@ def test_the_next_volume_of_the_last_is_the_first_and_a_volume_alone_has_none():
 def test_dropout_is_of_the_students_numbers_and_hangs_on_keys_alone():
     objective, rows, keys = voco(dropout=0.25), torch.ones(400, 14), torch.arange(400)
     dropped = objective.dropped(rows, keys)
-    assert set(dropped.unique().tolist()) == {0.0, pytest.approx(4 / 3)}
+    assert dropped.unique().tolist() == pytest.approx([0, 4 / 3])
     assert (dropped == 0).float().mean() == pytest.approx(0.25, abs=0.02) and (dropped == 0).any(1).float().mean() < 1
     assert torch.equal(objective.dropped(rows[7:9], keys[7:9]), dropped[7:9])
     assert torch.equal(objective.eval().dropped(rows, keys), rows)
@@ -195,7 +195,7 @@ def test_every_kind_of_encoder_and_input(sample):
     expected = torch.cat([layer.mean(1) for layer in features.layers], 1)
     assert torch.equal(embedding(patches, crops, [1, 3]), expected)
     for model in (patches, encoder(sample)):
-        with pytest.raises(TilthError, match="no layer 9|no number 9"):
+        with pytest.raises(TilthError, match=r"no layer 9|no number 9"):
             voco(model, levels=[9])
 
 

@@ -53,6 +53,9 @@ def multi_block(
     block; should that be too little, the block is the whole picture. (The official code cuts all contexts of a batch to the
     shortest, about as many, and drops the bottom of the pictures.) Raises TilthError where nothing would be left.
     """
+    for named, (low, high) in (("target_scale", scale), ("aspect", aspect), ("context_scale", context_scale)):
+        if not 0 < low <= high:
+            raise TilthError(f"bounds from {low} to {high}", where=named, hint="Two numbers, 0 < smallest <= largest.")
     height, width = _sides(grid)
     tokens = height * width
     shapes, squares = _shapes(height, width, scale, aspect), _shapes(height, width, context_scale, (1.0, 1.0))

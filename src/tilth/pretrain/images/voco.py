@@ -82,8 +82,8 @@ class VoCo(Objective):
         with torch.no_grad():
             width = embedding(model, torch.zeros(2, given["channels"], *self.crops.sides), levels).shape[1]
         self.head = nn.Sequential(
-            nn.Linear(width, head_width), _norm(head_width), nn.ReLU(),
-            nn.Linear(head_width, head_width), _norm(head_width), nn.ReLU(),
+            nn.Linear(width, head_width, bias=False), _norm(head_width), nn.ReLU(),
+            nn.Linear(head_width, head_width, bias=False), _norm(head_width), nn.ReLU(),
             nn.Linear(head_width, head_out),
         )  # fmt: skip
         self.teacher = Teacher(self.head)
