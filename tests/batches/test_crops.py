@@ -40,9 +40,9 @@ def test_labels_are_shares_that_sum_to_one(grid, axes):
     region = numbers
     for axis, side in enumerate(grid.sides):
         region = region.repeat_interleave(side, axis + 2)
-    seen = cut(region.expand(20, *region.shape[1:]), begins[:20], grid.sides).flatten(2).long()
+    seen = cut(region.expand(3, *region.shape[1:]), begins[:3], grid.sides).flatten(2).long()
     counted = F.one_hot(seen, labels.shape[-1]).float().mean(2)
-    assert torch.allclose(counted, labels[:20], atol=1e-6)
+    assert torch.allclose(counted, labels[:3], atol=1e-6)
 
 
 def test_exchanged_axes_transpose_the_labels():

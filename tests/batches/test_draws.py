@@ -39,3 +39,9 @@ def test_names_seeds_and_splits_are_independent_and_the_distributions_right():
     assert float(first.min()) >= 0 and float(first.max()) < 1 and float(first.mean()) == pytest.approx(0.5, abs=0.01)
     values = draws.normal(some, "n", 100)
     assert float(values.mean()) == pytest.approx(0, abs=0.02) and float(values.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_draws_are_compiled_whole_and_stay_the_same():
+    some = keys(range(6))
+    drawn = lambda given: draws.uniform(given, "crop", 22)[:, 10:20].exp() + draws.normal(given, "n", 10)
+    assert torch.allclose(torch.compile(drawn, fullgraph=True)(some), drawn(some), atol=1e-5)

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_GOLDEN_HIGH, _GOLDEN_LOW = 0x9E3779B9, 0x7F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
@@ -23,7 +23,8 @@ def uniform(keys: Tensor, name: str, *shape: int) -> Tensor:
     """
     counters = torch.arange(1, prod(shape) + 1, device=keys.device, dtype=torch.int64)
     start = _mix(keys + _key(name))
-    bits = _mix(start[:, None] + counters * _GOLDEN)
+    # counters * golden ratio in two halves: a compiler that folds the product into an index cannot hold it in 64 bits
+    bits = _mix(start[:, None] + counters * _GOLDEN_LOW + ((counters * _GOLDEN_HIGH) << 32))
     return (_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
 
 

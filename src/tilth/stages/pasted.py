@@ -41,7 +41,7 @@ class Pasted(Stage):
         data: CorpusRef,
         count: PositiveInt = 8000,
         size: PositiveInt = 48,
-        scale: tuple[Positive, Positive] = (0.4, 0.8),
+        scale: tuple[Positive, Positive] = (0.8, 1.0),
         degrees: NonNegative = 180.0,
     ) -> None:
         if scale[0] > scale[1]:
@@ -86,7 +86,7 @@ def pasted(
 ) -> NDArray[np.uint8]:
     """An object (height, width), in [0, 1], on a canvas (size, size).
 
-    The canvas is smoothed noise about a brightness of its own, the object brighter than that by 0.3 to 0.5.
+    The canvas is smoothed noise about a brightness of its own, the object brighter than that by 0.4 to 0.6.
     """
     turn, side, *place = rng.uniform(-1, 1, 4)
     radians = np.deg2rad(degrees * turn)
@@ -98,7 +98,7 @@ def pasted(
     back = shrink[:, None] * np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]])
     middle = (np.array(cover.shape) - 1) / 2
     shown = affine_transform(cover, back, middle - back @ centre, (size, size), order=1)
-    level, contrast, grain, brighter = rng.uniform([0.2, 0.03, 0.5, 0.3], [0.5, 0.1, 2.5, 0.5])
+    level, contrast, grain, brighter = rng.uniform([0.2, 0.03, 1.0, 0.4], [0.4, 0.08, 3.0, 0.6])
     rough = gaussian_filter(rng.normal(size=(size, size)), grain, mode="wrap")
     canvas = level + contrast * rough / rough.std()
     values: NDArray[np.float64] = canvas + shown * (level + brighter - canvas)

@@ -100,14 +100,10 @@ def test_once_the_queue_is_its_own_the_loss_falls():
     assert max(losses[2:6]) > 2.5 and sum(losses[-6:]) / 6 < 2
 
 
-def test_compiled_gradients_are_of_the_queue_as_it_was_found():
-    plain, compiled, batch = moco(encoder()), moco(encoder()), pictures(4)
-    compiled.load_state_dict(plain.state_dict())
-    # The partitioner of the real thing, which recomputes in the backward pass what it can, without its C++.
-    run = torch.compile(lambda batch: compiled(batch).total, backend="aot_eager_decomp_partition")
-    for _ in range(2):
-        plain(batch).total.backward()
-        run(batch).backward()
-        assert torch.allclose(plain.queue, compiled.queue, atol=1e-6) and plain.oldest == compiled.oldest
-        for one, other in zip(plain.parameters(), compiled.parameters(), strict=True):
-            assert one.grad is None if other.grad is None else torch.allclose(one.grad, other.grad, atol=1e-5)
+def test_the_queue_that_a_loss_was_computed_from_is_not_written_to():
+    objective = moco(encoder())  # else compiled code, which drops copies, takes the backward pass from the new one
+    found = objective.queue
+    before = found.clone()
+    objective(pictures(3))
+    assert torch.equal(found, before) and not torch.equal(objective.queue, before)
+    assert "queue" in objective.state_dict() and torch.equal(objective.state_dict()["queue"], objective.queue)

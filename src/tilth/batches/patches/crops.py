@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class CropGrid:
 def cut(pixels: Tensor, begins: Tensor, sides: Sequence[int]) -> Tensor:
     """(batch, n, channels, *sides): crops of pixels (batch, channels, *size) that begin at integers (batch, n, axes)."""
     batch, count, axes = begins.shape
-    at = [torch.arange(batch, device=pixels.device).reshape(-1, *[1] * (axes + 1))]
+    at: list[Any] = [torch.arange(batch, device=pixels.device).reshape(-1, *[1] * (axes + 1))]
     for axis, side in enumerate(sides):
         wide = [side if other == axis else 1 for other in range(axes)]
         along = begins[:, :, axis, None] + torch.arange(side, device=pixels.device)

@@ -55,19 +55,21 @@ class MoCoV2(Objective):
         first, second = two(self.views(natural(batch.pixel_values), batch["keys"]), "moco_v2")
         queries = self.head(self.model(first).pooled)
         keys = unit(self.teacher_head(self.teacher(second).pooled))
-        # A copy: the backward pass needs the queue as it was.
-        loss = against_queue(queries, keys, self.queue.clone(), self.temperature).loss()
+        loss = against_queue(queries, keys, self.queue, self.temperature).loss()
         if self.training:
             self.enqueue(gather(keys, True))
         return loss
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Put keys (n, width) in place of the oldest, of which there may be fewer."""
+        """Put keys (n, width) in place of the oldest, of which there may be fewer.
+
+        In a new tensor: the backward pass needs the queue as it was, and a compiler may drop a copy made for it.
+        """
         keys = keys[-len(self.queue) :]
         places = (self.oldest + torch.arange(len(keys), device=keys.device)) % len(self.queue)
-        self.queue.index_copy_(0, places, keys)
-        self.oldest.copy_((self.oldest + len(keys)) % len(self.queue))
+        self.queue = self.queue.index_copy(0, places, keys)
+        self.oldest = (self.oldest + len(keys)) % len(self.queue)
 
     def after_step(self, step: int) -> None:
         self.teacher.follow(self.model, self.momentum)

@@ -75,7 +75,8 @@ class VoCo(Objective):
         views: Annotated[Configured, Kind("views")] = use("views", "volumes"),
     ) -> None:
         super().__init__(model)
-        [given] = model.config.inputs  # type: ignore[union-attr]
+        config: Any = model.config
+        [given] = config.inputs
         self.crops = CropGrid.of(crop, grid, len(given["size"]))
         self.random_crops, self.levels, self.views = random_crops, levels, views.build()
         self.dropout, self.momentum, self.regulariser = dropout, momentum, regulariser
