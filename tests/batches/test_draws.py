@@ -43,5 +43,5 @@ def test_names_seeds_and_splits_are_independent_and_the_distributions_right():
 
 def test_draws_are_compiled_whole_and_stay_the_same():
     some = keys(range(6))
-    drawn = lambda given: draws.uniform(given, "crop", 22)[:, 10:20].exp() + draws.normal(given, "n", 10)
+    drawn = lambda given: draws.uniform(draws.split(given, "v"), "crop", 22)[:, 10:20].exp() + draws.normal(given, "n", 10)
     assert torch.allclose(torch.compile(drawn, fullgraph=True)(some), drawn(some), atol=1e-5)

@@ -12,7 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-_GOLDEN_HIGH, _GOLDEN_LOW = 0x9E3779B9, 0x7F4A7C15
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 
 
@@ -21,11 +22,7 @@ def uniform(keys: Tensor, name: str, *shape: int) -> Tensor:
 
     A longer trailing shape continues a shorter one.
     """
-    counters = torch.arange(1, prod(shape) + 1, device=keys.device, dtype=torch.int64)
-    start = _mix(keys + _key(name))
-    # counters * golden ratio in two halves: a compiler that folds the product into an index cannot hold it in 64 bits
-    bits = _mix(start[:, None] + counters * _GOLDEN_LOW + ((counters * _GOLDEN_HIGH) << 32))
-    return (_right(bits, 40).to(torch.float32) * 2.0**-24).reshape(len(keys), *shape)
+    return _drawn(keys, _key(name), prod(shape)).reshape(len(keys), *shape)
 
 
 def normal(keys: Tensor, name: str, *shape: int) -> Tensor:
@@ -36,12 +33,36 @@ def normal(keys: Tensor, name: str, *shape: int) -> Tensor:
 
 def split(keys: Tensor, name: str) -> Tensor:
     """Keys of another sequence for each example: a second view of the same picture, say."""
-    return _mix(keys ^ _key(name))
+    return _other(keys, _key(name))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _key(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+# Operators of their own, which compilers take whole: seeing a range times a large number, they wrap it at 32 bits as an index.
+@torch.library.custom_op("tilth::drawn", mutates_args=())
+def _drawn(keys: Tensor, name: int, count: int) -> Tensor:
+    """`count` numbers for each key: float32 (keys, count)."""
+    counters = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64)
+    bits = _mix(_mix(keys + name)[:, None] + counters * _GOLDEN)
+    return _right(bits, 40).to(torch.float32) * 2.0**-24
+
+
+@_drawn.register_fake
+def _(keys: Tensor, name: int, count: int) -> Tensor:
+    return keys.new_empty((len(keys), count), dtype=torch.float32)
+
+
+@torch.library.custom_op("tilth::other_keys", mutates_args=())
+def _other(keys: Tensor, name: int) -> Tensor:
+    return _mix(keys ^ name)
+
+
+@_other.register_fake
+def _(keys: Tensor, name: int) -> Tensor:
+    return torch.empty_like(keys)
 
 
 def _right(x: Tensor, bits: int) -> Tensor:

@@ -98,10 +98,10 @@ def neighbours(features: NDArray[np.float32], asked: NDArray[np.int64], count: i
 @torch.inference_mode()
 def attention(encoder: Any, pixels: torch.Tensor) -> list[list[NDArray[np.float32]]]:
     """Of every picture, for each head of the last block, where it attends: (1, height, width) in [0, 1]. Empty without attention."""
-    if not isinstance(encoder, PatchEncoder) or not isinstance(encoder.blocks[-1].mixer, Attention):
+    mixer = encoder.blocks[-1].mixer if isinstance(encoder, PatchEncoder) else None
+    if not isinstance(mixer, Attention):
         return []
-    blocks = encoder.blocks
-    mixer, seen = blocks[-1].mixer, []
+    seen: list[torch.Tensor] = []
     hook = mixer.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     try:
         encoder(pixels)

@@ -76,10 +76,9 @@ def ratio_gradient(values: Tensor, radius: int, offset: float = 1e-2) -> Tensor:
             sides = [1] * axes
             sides[axis] = radius + 1 if axis == along else 2 * radius + 1
             halves = _POOLS[axes](halves, sides, stride=1)
-        length = values.shape[2 + along]
-        before, after = halves.narrow(2 + along, 0, length), halves.narrow(2 + along, radius, length)
-        square += (before.log() - after.log()).square()
-    return square.sqrt()
+        logs, length = halves.log_(), values.shape[2 + along]
+        square += (logs.narrow(2 + along, 0, length) - logs.narrow(2 + along, radius, length)).square_()
+    return square.sqrt_()
 
 
 def ratio_gradients(values: Tensor, radii: Sequence[int], offset: float = 1e-2) -> Tensor:
