@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from tests.floods import BATCHES as FLOODS
@@ -11,8 +12,10 @@ from tests.images import BATCHES as IMAGES
 from tests.images import cnn, digits
 from tilth.adapt.fine_tune import classifier
 from tilth.backbones.folder import TextModel
+from tilth.batches.images.mixed import MixedExamples
+from tilth.batches.images.pictures import PixelRows
 from tilth.context import Context
-from tilth.contracts import Examples, Objective, use
+from tilth.contracts import Examples, Objective, Sample, use
 from tilth.corpus import Corpus
 from tilth.corpus.ingest import ingest
 from tilth.demo.people import people
@@ -49,6 +52,10 @@ OF_PATCHES = {
     "i_jepa": (SMALL, {"predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2, "momentum": 0.9}),
     "data2vec": (SMALL, {"layers": 2, "smallest_block": 2, "momentum": 0.9}),
     "hi_end_mae": (SMALL, {**DECODER, "taps": (1, 2)}),
+    "sar_jepa": (
+        {**SMALL, "position": "relative", "class_token": True},
+        {"windows": 2, "side": 3, "radii": (1,), "predictor_width": 16, "predictor_depth": 1, "predictor_heads": 2},
+    ),
     "sat_mae_pp": (SMALL, {**DECODER, "scales": 1}),
     "roma": (
         {**SMALL, "mixer": "mamba", "mlp": "swiglu"},
@@ -79,6 +86,8 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     """An objective with its tiny model (drawn from `seed`) and its examples."""
     if name in OF_IMAGES:
         return image_problem(kind, name, folder, seed)
+    if name in ("uni4eye", "voco"):
+        return {"uni4eye": mixed_problem, "voco": crop_problem}[name](folder, seed)
     if kind == "pretrain" and name == "segmentation":
         return dense_problem(folder, seed)
     if name in OF_PATCHES:
@@ -146,3 +155,27 @@ def dense_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
     torch.manual_seed(seed)
     model = use("backbone", "unet", classes=3, widths=(8, 16)).build().build(examples.sample)
     return use("pretrain", "segmentation", crop=(0.5, 1.0), flip=0.5).build(model), examples
+
+
+def mixed_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """Digits as pictures, and as volumes the same in several planes that grow darker."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    pictures = use("batches", "pictures", channels=1).build().build(rows, None, context)
+    planes = np.stack([pictures.pixels[:60] * share for share in (1.0, 0.8, 0.6, 0.4)], 2) / 255
+    volumes = PixelRows(planes.astype(np.float32), Sample(1, (4, 8, 8), (0.2,), (0.3,)))
+    examples = MixedExamples(pictures, volumes, 1)
+    torch.manual_seed(seed)
+    model = use("backbone", "patches", **{**SMALL, "width": 48, "patch_3d": 2}).build().build(examples.sample)
+    still = use("views", "volumes", rot90=0)
+    return use("pretrain", "uni4eye", **{**DECODER, "decoder_width": 24}, volume_views=still).build(model), examples
+
+
+def crop_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """Crops of digits, read by a small convolutional network."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    examples = use("batches", "pictures", channels=1).build().build(rows, None, context)
+    torch.manual_seed(seed)
+    model = use("backbone", "conv_stages", widths=[6, 8], strides=[1, 2]).build().build(examples.sample)
+    return use("pretrain", "voco", crop=4, grid=2, views=use("views", "none"), **HEADS).build(model), examples

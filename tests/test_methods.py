@@ -17,7 +17,7 @@ from tilth.training.loop import fit
 from tilth.training.settings import Budget, Training
 
 PLAIN = Training(lr=1e-2, batch_size=8, schedule=use("schedule", "constant"), log_every=1, compile=False, checkpoint_seconds=None)
-MOVING = {"moco_v2", "dino"}  # what they are compared with moves away while they learn: their own tests say what they learn
+MOVING = {"moco_v2", "dino", "voco"}  # what they are compared with moves away while they learn: their own tests say what they learn
 every_objective = pytest.mark.parametrize(("kind", "name"), OBJECTIVES, ids=[f"{kind}-{name}" for kind, name in OBJECTIVES])
 
 
@@ -30,7 +30,7 @@ def losses(folder: Path) -> list[float]:
 @every_objective
 def test_training_lowers_the_loss(kind, name, tmp_path):
     objective, examples = problem(kind, name, tmp_path)
-    training = replace(PLAIN, lr=1e-3) if name in {*OF_PATCHES, "attentive_probe"} else PLAIN
+    training = replace(PLAIN, lr=1e-3) if name in {*OF_PATCHES, "attentive_probe", "voco", "uni4eye"} else PLAIN
     fit(objective, examples, training=training, budget=Budget(steps=12), folder=tmp_path / "fit", seed=0)
     logged = losses(tmp_path / "fit")
     assert np.isfinite(logged).all() and (name in MOVING or np.mean(logged[-3:]) < logged[0])
@@ -65,7 +65,7 @@ def test_every_row_of_an_example_is_a_row_of_the_corpus_and_batches_do_not_depen
     assert rows.min() >= 0 and rows.max() < 320
     pair = examples.batch(np.array([0, 1]), Noise(7, np.array([10, 11])))
     alone = examples.batch(np.array([1]), Noise(7, np.array([11])))
-    seen = [batch.get("forget") or batch for batch in (pair, alone)]
+    seen = [batch.get("forget") or batch.get("pictures") or batch for batch in (pair, alone)]
     together, single = (batch.get("input_ids", batch.get("pixel_values")) for batch in seen)
     width = min(together.shape[1], single.shape[1])
     assert torch.equal(together[1, :width], single[0, :width])
