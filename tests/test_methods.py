@@ -17,7 +17,11 @@ from tilth.training.loop import fit
 from tilth.training.settings import Budget, Training
 
 PLAIN = Training(lr=1e-2, batch_size=8, schedule=use("schedule", "constant"), log_every=1, compile=False, checkpoint_seconds=None)
-MOVING = {"moco_v2", "dino", "voco"}  # what they are compared with moves away while they learn: their own tests say what they learn
+MOVING = {
+    "moco_v2",
+    "dino",
+    "voco",
+}  # what they are compared with moves away while they learn: their own tests say what they learn
 every_objective = pytest.mark.parametrize(("kind", "name"), OBJECTIVES, ids=[f"{kind}-{name}" for kind, name in OBJECTIVES])
 
 
