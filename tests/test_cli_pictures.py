@@ -66,9 +66,27 @@ def test_pictures_become_an_encoder_that_embeds_and_adapts(folder):
     tilth("embed", "run/model", "pics", "features.parquet", "--quiet")
     features = pq.read_table("features.parquet")
     assert features.num_rows == 65 and np.isfinite(np.stack(features["embedding"].to_numpy())).all()
-    tilth("adapt", "run/model", "pics", "--set", "batches={pictures: {size: 24}}", "--out", "adapted", "--quiet")
+    tilth("adapt", "run/model", "pics", "--out", "adapted", "--quiet")
     metrics = json.loads((folder / "adapted/run.json").read_text())["stages"][-1]["metrics"]
     assert metrics["accuracy"] > 0.9
+
+
+def test_large_grey_pictures_of_many_sizes_are_read_by_everything_as_the_encoder_was_built(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(40):
+        place = Path("scans", "along" if number % 2 else "across", f"{number}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(encoded(picture(number, 110 + 7 * (number % 3)).convert("L"), "PNG"))
+    small = ["--set", "model.pretrain.budget={steps: 2}", "--set", "model.pretrain.training.batch_size=8"]
+    tilth("pretrain", "scans", *small, "--out", "run", "--quiet")
+    given = json.loads((tmp_path / "run/model/config.json").read_text())["inputs"][0]
+    assert given["channels"] == 1 and given["size"] == [96, 96] and given["patch"] == [12, 12]
+    tilth("embed", "run/model", "scans", "features.parquet", "--quiet")
+    tilth("adapt", "run/model", "scans", "--out", "adapted", "--quiet")
+    probe = ["--benchmark", "image_probe", "--data", "train=scans", "--data", "test=scans", "--set", "neighbours=1"]
+    tilth("evaluate", "run/model", *probe, "--out", "probed", "--quiet")
+    metrics = json.loads((tmp_path / "probed/run.json").read_text())["stages"][-1]["metrics"]
+    assert metrics["knn_accuracy"] == 1.0
 
 
 def test_a_patch_that_does_not_divide_and_a_folder_with_one_picture_are_explained(folder):

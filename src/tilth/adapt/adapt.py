@@ -18,6 +18,7 @@ from tilth.adapt.fine_tune import classifier
 from tilth.backbones.features import Content, features_of
 from tilth.backbones.fingerprint import fingerprint
 from tilth.backbones.folder import TextModel, save
+from tilth.batches.examples import reading
 from tilth.batches.text.labelled import class_indices
 from tilth.context import Context
 from tilth.contracts import Configured, Estimator, use
@@ -53,8 +54,8 @@ def adapt(
     """Learn the classes in `label` from the texts in `column`, or from what `batches` make of the rows where the model reads
     something else than text, and write the result to context.folder / 'model'.
 
-    method: of kind 'adapt'. test: labelled rows that are only scored. column: 'text' or 'image' if None. batches: 'pictures' if
-    None. length: tokens of a text when the model is fine-tuned; training and budget matter only then. Raises TilthError for a missing column, a missing label, a class of the test rows
+    method: of kind 'adapt'. test: labelled rows that are only scored. column: 'text' or 'image' if None. batches: None: as the
+    model was built for. length: tokens of a text when the model is fine-tuned; training and budget matter only then. Raises TilthError for a missing column, a missing label, a class of the test rows
     that the training rows lack, a single class, or fewer rows than neighbours.
     """
     read = Reading(text_model, column, batches, context)
@@ -86,7 +87,8 @@ def adapt(
         network = classifier(text_model, classes, getattr(method.cls, "pool", "encoder"))
         adapted = Classifier(TextModel(network, text_model.tokenizer, about), classes, None, length)
         if text_model.tokenizer is None:
-            examples = use("batches", read.how.name, **{**read.how.settings, "label": label, "classes": classes})
+            how = read.how(corpus)
+            examples = use("batches", how.name, **{**how.settings, "label": label, "classes": classes})
         else:
             examples = use("batches", "labelled", length=length, classes=classes, column=column or "text", label=label)
         fit(
@@ -116,15 +118,14 @@ class Reading:
     batches: Configured | None
     context: Context
 
-    @property
-    def how(self) -> Configured:
-        """How rows of something else than text become examples."""
-        return self.batches or use("batches", "pictures")
+    def how(self, corpus: Corpus) -> Configured:
+        """How rows of something else than text become examples: as the model was built for, unless it is said."""
+        return self.batches or reading(self.text_model.model, corpus)
 
     def __call__(self, corpus: Corpus) -> Content:
         """The texts of the column, or examples. Raises TilthError for a missing column."""
         if self.text_model.tokenizer is None:
-            return self.how.build().build(corpus, None, self.context)  # type: ignore[no-any-return]
+            return self.how(corpus).build().build(corpus, None, self.context)  # type: ignore[no-any-return]
         column = self.column or "text"
         if column not in corpus.columns:
             raise TilthError(f"the corpus has no column '{column}'", where=corpus.uri, hint=nearest(column, corpus.columns))

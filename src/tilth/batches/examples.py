@@ -1,4 +1,4 @@
-"""Sets of examples made of others, and the ones that fit an encoder."""
+"""Sets of examples made of others, and how rows are read for an encoder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tilth.contracts import Batch, Examples, Noise, use
+from tilth.contracts import Batch, Configured, Examples, Noise, use
 from tilth.errors import TilthError
 
 if TYPE_CHECKING:
-    from tilth.context import Context
     from tilth.corpus import Corpus
 
 
@@ -31,12 +30,13 @@ class Chosen:
         return self.examples.rows(self.indices[indices])
 
 
-def examples_for(model: Any, corpus: Corpus, context: Context) -> Examples:
-    """The rows of a corpus as inputs of the size and channels that a saved encoder was built for. TilthError: it reads others."""
-    inputs = getattr(model.config, "inputs", None)
+def reading(model: Any, corpus: Corpus) -> Configured:
+    """The batches that make rows of a corpus inputs of the size and channels a saved encoder was built for. TilthError: it reads others."""
+    inputs = getattr(model.config, "inputs", None) or getattr(model.config, "encoder", {}).get("inputs")
     if not inputs:
         raise TilthError(
-            f"a {type(model).__name__} is not an encoder of pictures", hint="Embed with a model that tilth pretrain made."
+            f"a {type(model).__name__} is not an encoder of pictures",
+            hint="Use a model that tilth pretrain made, or say under 'batches' how rows are read.",
         )
     dims = 2 if "image" in corpus.columns else 3 if "plane" in corpus.columns else 2
     given = next((given for given in inputs if len(given["size"]) == dims), None)
@@ -44,5 +44,4 @@ def examples_for(model: Any, corpus: Corpus, context: Context) -> Examples:
         raise TilthError(f"this encoder does not read inputs of {dims} axes", where=corpus.uri)
     size = given["size"][0] if len(set(given["size"])) == 1 else None
     name, settings = ("pictures", {"channels": given["channels"]}) if "image" in corpus.columns else ("tiles", {})
-    examples: Examples = use("batches", name, size=size, **settings).build().build(corpus, None, context)
-    return examples
+    return use("batches", name, size=size, **settings)

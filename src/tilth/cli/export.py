@@ -75,12 +75,12 @@ def _embedded(text_model: Any, corpus: Any, batch_size: int, folder: Path) -> It
     """(ids, features) of some rows at a time."""
     from tilth.backbones.features import embed
     from tilth.backbones.picture_features import picture_features
-    from tilth.batches.examples import Chosen, examples_for
+    from tilth.batches.examples import Chosen, reading
     from tilth.context import Context
     from tilth.stages.tokenizer import text_columns
 
     columns = text_columns(corpus) if text_model.tokenizer is not None else []
-    examples = None if columns else examples_for(text_model.model, corpus, Context(folder))
+    examples = None if columns else reading(text_model.model, corpus).build().build(corpus, None, Context(folder))
     start = 0
     for batch in corpus.scan(["id", *columns], batch_size=batch_size * 16):
         if examples is None:

@@ -18,7 +18,7 @@ class Classification(Benchmark):
 
     data: labelled rows. Models: what the stage `adapt` makes (fine-tuned, or an estimator on frozen features) and sequence
     classifiers of transformers. A class the model does not know is an error. column: of the texts ('text'); batches: how other rows
-    are read ('pictures').
+    are read (as the model was built for).
     """
 
     def __init__(

@@ -17,10 +17,10 @@ from tilth.backbones.blocks import Attention
 from tilth.backbones.folder import load
 from tilth.backbones.patches import PatchEncoder
 from tilth.backbones.picture_features import picture_features
-from tilth.batches.examples import Chosen
+from tilth.batches.examples import Chosen, reading
 from tilth.batches.images.pictures import natural
 from tilth.batches.images.sheet import sheet
-from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
+from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method
 from tilth.errors import TilthError, nearest
 from tilth.evaluate.representation import effective_rank, uniformity
 from tilth.noise import hashed_uniform
@@ -38,7 +38,7 @@ class Gallery(Benchmark):
     """Exhibits: rows of pictures with their nearest neighbours, a 2-D map (t-SNE of the features), the last block's attention.
 
     data: rows, labels not needed. colour: a column the map is coloured by, None: 'label' where there is one. examples: most rows that
-    are looked at. queries: pictures whose neighbours and attention are shown. Metrics: effective_rank, uniformity.
+    are looked at. queries: pictures whose neighbours and attention are shown. batches: None: as the model was built for. Metrics: effective_rank, uniformity.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Gallery(Benchmark):
         colour: str | None = None,
         examples: PositiveInt = 1000,
         queries: PositiveInt = 8,
-        batches: Annotated[Configured, Kind("batches")] = use("batches", "pictures"),
+        batches: Annotated[Configured, Kind("batches")] | None = None,
     ) -> None:
         self.data, self.colour, self.examples, self.queries, self.batches = data, colour, examples, queries, batches
 
     def __call__(self, model: Path, context: Context) -> Scores:
         network, corpus = load(model).model, context.corpus(self.data)
-        rows = self.batches.build().build(corpus, None, context)
+        rows = (self.batches or reading(network, corpus)).build().build(corpus, None, context)
         chosen = np.sort(np.argsort(hashed_uniform(context.seed, "gallery", np.arange(len(rows))))[: self.examples])
         some = Chosen(rows, chosen)
         features = picture_features(network, some)

@@ -14,13 +14,13 @@ from tilth.adapt.knn import KNN
 from tilth.adapt.linear_probe import LinearProbe
 from tilth.backbones.folder import load
 from tilth.backbones.picture_features import picture_features
-from tilth.batches.examples import Chosen
+from tilth.batches.examples import Chosen, reading
 from tilth.batches.images.pictures import PixelRows, natural
-from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Scores, method, use
+from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Scores, method
 from tilth.errors import TilthError
 from tilth.evaluate.representation import effective_rank, uniformity
 from tilth.noise import hashed_uniform
-from tilth.registry import Positive, PositiveInt
+from tilth.registry import Positive, PositiveInt, plain
 
 if TYPE_CHECKING:
     from tilth.context import Context
@@ -33,7 +33,8 @@ class ImageProbe(Benchmark):
 
     train, test: labelled rows. label: the class's column. per_class: labelled training rows of each class, drawn with the seed;
     None: all. neighbours: of k-NN by cosine, at most the labelled rows. C: of the logistic regression on standardised features,
-    None: by cross-validation. layer: the block whose outputs are probed, None: the last, normalised. pool: see `picture_features`.
+    None: by cross-validation. layer: the block whose outputs are probed, None: the last, normalised. pool: see `picture_features`. batches: None: as the model was
+    built for.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class ImageProbe(Benchmark):
         C: Positive | None = 1.0,
         layer: PositiveInt | None = None,
         pool: Literal["encoder", "mean", "class"] = "encoder",
-        batches: Annotated[Configured, Kind("batches")] = use("batches", "pictures"),
+        batches: Annotated[Configured, Kind("batches")] | None = None,
     ) -> None:
         self.train, self.test, self.label, self.per_class, self.neighbours = train, test, label, per_class, neighbours
         self.C, self.layer, self.pool, self.batches = C, layer, pool, batches
@@ -57,18 +58,28 @@ class ImageProbe(Benchmark):
         labels, classes = labelled(context.corpus(self.train), self.label)
         truth, _ = labelled(context.corpus(self.test), self.label, classes)
         chosen = few(labels, self.per_class, context.seed)
-        train, test = (self.batches.build().build(context.corpus(name), None, context) for name in (self.train, self.test))
+        how = self.batches or reading(network, context.corpus(self.train))
+        train, test = (how.build().build(context.corpus(name), None, context) for name in (self.train, self.test))
         known = picture_features(network, Chosen(train, chosen), layer=self.layer, pool=self.pool)
         asked = picture_features(network, test, layer=self.layer, pool=self.pool)
         y = labels[chosen]
         knn = KNN(k=min(self.neighbours, len(chosen))).fit(known, y)
-        raw = KNN(k=min(self.neighbours, len(chosen))).fit(_flat(train, chosen), y)
+        parts = {
+            "data": [context.corpus(name).fingerprint for name in (self.train, self.test)], "label": self.label, "batches": plain(how),
+            "rows": chosen.tolist() if self.per_class else None, "neighbours": knn.k,
+        }  # fmt: skip
+
+        def raw(folder: Path) -> None:
+            """Pixels are the same for every model: scored once."""
+            floor = KNN(k=knn.k).fit(_flat(train, chosen), y).predict(_flat(test, np.arange(len(test))))
+            np.save(folder / "accuracy.npy", (floor == truth).mean())
+
         probe = LinearProbe(C=self.C).fit(known, y)
         return Scores(
             {
                 "knn_accuracy": float((knn.predict(asked) == truth).mean()),
                 "linear_accuracy": float((probe.predict(asked) == truth).mean()),
-                "raw_knn_accuracy": float((raw.predict(_flat(test, np.arange(len(test)))) == truth).mean()),
+                "raw_knn_accuracy": float(np.load(context.cache("raw-knn", parts, raw) / "accuracy.npy")),
                 "effective_rank": effective_rank(asked),
                 "uniformity": uniformity(asked),
             }

@@ -23,7 +23,7 @@ class LabelCurve(Benchmark):
     """`accuracy_N` on `test` of a linear probe on N labelled training rows of each class, the mean over `draws` draws of them.
 
     Texts or pictures, as the model reads. label: the class's column. C: of the logistic regression on standardised features.
-    batches: how rows of something else than text are read, None: 'pictures'.
+    batches: how rows of something else than text are read, None: as the model was built for.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from tilth.training.settings import Budget, Training
 class Adapt(Stage):
     """model: what is adapted; data: labelled rows; test: labelled rows that are only scored; label: the class's column.
 
-    batches: how rows of something else than text are read, 'pictures' if left out.
+    batches: how rows of something else than text are read; left out: as the model was built for.
     """
 
     gives = "model"
