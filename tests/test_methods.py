@@ -75,6 +75,16 @@ def test_every_row_of_an_example_is_a_row_of_the_corpus_and_batches_do_not_depen
     assert torch.equal(together[1, :width], single[0, :width])
 
 
+@pytest.mark.parametrize("name", sorted({*OF_PATCHES} - {"rotation", "hi_end_mae", "sat_mae_pp", "sar_jepa", "roma"}))
+def test_signs_of_collapse_are_told_of_held_out_batches_alone(name, tmp_path):
+    objective, examples = problem("pretrain", name, tmp_path)
+    indices = np.arange(8)
+    batch = examples.batch(indices, Noise(0, indices))
+    told = objective.eval()(batch).parts
+    assert 1 <= told["effective_rank"] <= 8 and told["uniformity"] <= 1e-6
+    assert "effective_rank" not in objective.train()(batch).parts
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_every_objective_as_one_does_with_the_doubled_batch(tmp_path, parallel):

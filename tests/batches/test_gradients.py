@@ -6,7 +6,8 @@ import torch
 from scipy import ndimage
 
 from tilth.batches.draws import uniform
-from tilth.batches.patches.gradients import grey, ratio_gradient, ratio_gradients, sobel, sobel_magnitude
+from tilth.batches.images.augment import grey
+from tilth.batches.patches.gradients import ratio_gradient, ratio_gradients, sobel, sobel_magnitude
 from tilth.batches.patches.patchify import patchify
 from tilth.errors import TilthError
 

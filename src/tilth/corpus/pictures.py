@@ -54,6 +54,13 @@ def decoded(data: bytes, channels: Literal[1, 3] = 3, size: tuple[int, int] | No
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
 
 
+def encoded(values: NDArray[np.uint8]) -> bytes:
+    """A PNG of (height, width) or (height, width, 3)."""
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    return file.getvalue()
+
+
 def checked(data: bytes, most: int = MOST) -> tuple[dict[str, Any], str]:
     """Width and height (pixels, as stored) and format of a picture that `decoded` will read, and a note ('' where all is used).
 

@@ -1,16 +1,15 @@
 """Handwritten digits that come with scikit-learn: images to try a method on, without any file."""
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from tilth.context import Context
 from tilth.contracts import Stage, method
 from tilth.corpus import Corpus
+from tilth.corpus.pictures import encoded
 from tilth.noise import hashed_uniform
 from tilth.registry import Fraction
 
@@ -49,6 +48,4 @@ class Digits(Stage):
 def _encoded(images: np.ndarray) -> Iterator[bytes]:
     """Each row of 64 values from 0 to 16 as a PNG."""
     for values in images:
-        file = io.BytesIO()
-        Image.fromarray((values.reshape(8, 8) * 255 / 16).round().astype(np.uint8)).save(file, "PNG")
-        yield file.getvalue()
+        yield encoded((values.reshape(8, 8) * 255 / 16).round().astype(np.uint8))

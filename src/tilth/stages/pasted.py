@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import affine_transform, gaussian_filter
 
 from tilth.context import Context
 from tilth.contracts import CorpusRef, Stage, method
 from tilth.corpus import Corpus
-from tilth.corpus.pictures import decoded
+from tilth.corpus.pictures import decoded, encoded
 from tilth.errors import TilthError
 from tilth.registry import NonNegative, Positive, PositiveInt
 
@@ -73,7 +71,7 @@ class Pasted(Stage):
                 [
                     {
                         "id": f"picture-{number:06d}", "number": number, "label": labels[at],
-                        "image": _encoded(pasted(cover[at], self.size, self.scale, self.degrees, rng)),
+                        "image": encoded(pasted(cover[at], self.size, self.scale, self.degrees, rng)),
                     }
                     for number, at, rng in zip(numbers, where.tolist(), generators, strict=True)
                 ],
@@ -103,9 +101,3 @@ def pasted(
     canvas = level + contrast * rough / rough.std()
     values: NDArray[np.float64] = canvas + shown * (level + brighter - canvas)
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
-
-
-def _encoded(values: NDArray[np.uint8]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, "PNG")
-    return file.getvalue()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from tilth.batches.images.speckle import speckled
 from tilth.context import Context
 from tilth.contracts import CorpusRef, Noise, Stage, method
 from tilth.corpus import Corpus
-from tilth.corpus.pictures import decoded
+from tilth.corpus.pictures import decoded, encoded
 from tilth.errors import TilthError
 from tilth.registry import Fraction, NonNegativeInt, Positive, PositiveInt
 
@@ -74,14 +72,8 @@ class Speckled(Stage):
             labels = [label for label in table["label"].to_pylist() for _ in range(self.copies)]
             yield pa.RecordBatch.from_pylist(
                 [
-                    {"id": f"look-{number:06d}", "number": number, "image": _encoded(picture), "label": label}
+                    {"id": f"look-{number:06d}", "number": number, "image": encoded(picture), "label": label}
                     for number, picture, label in zip(numbers.tolist(), values, labels, strict=True)
                 ],
                 schema,
             )
-
-
-def _encoded(values: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, "PNG")
-    return file.getvalue()

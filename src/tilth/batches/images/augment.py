@@ -162,7 +162,7 @@ def jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 def greyscale(images: Tensor, applied: Tensor) -> Tensor:
     """All three channels replaced by their luma (ITU-R 601) where `applied` (bool)."""
     _need_colour(images, "greyscale")
-    return torch.lerp(images, _grey(images).expand_as(images), _per_example(applied.float(), images))
+    return torch.lerp(images, grey(images).expand_as(images), _per_example(applied.float(), images))
 
 
 @torch.no_grad()
@@ -237,8 +237,8 @@ def _need_colour(images: Tensor, operation: str) -> None:
         )
 
 
-def _grey(images: Tensor) -> Tensor:
-    """(batch, 1, *spatial): luma of three channels, else the mean of all."""
+def grey(images: Tensor) -> Tensor:
+    """(batch, 1, *spatial): the luma of three channels (ITU-R 601), else the mean of all."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
     return (images[:, :1] * 0.299).add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114)
@@ -247,9 +247,9 @@ def _grey(images: Tensor) -> Tensor:
 @torch.no_grad()
 def _blend_(images: Tensor, factor: Tensor, which: Tensor) -> Tensor:
     """factor * images + (1 - factor) * black, mean grey or grey, as `which` says; in place."""
-    grey = _grey(images)
-    mean = grey.flatten(1).mean(1) * (which == CONTRAST)
-    target = grey.mul_(_per_example((which == SATURATION).float(), images)).add_(_per_example(mean, images))
+    luma = grey(images)
+    mean = luma.flatten(1).mean(1) * (which == CONTRAST)
+    target = luma.mul_(_per_example((which == SATURATION).float(), images)).add_(_per_example(mean, images))
     return torch.lerp(target, images, _per_example(factor, images), out=images).clamp_(0, 1)
 
 

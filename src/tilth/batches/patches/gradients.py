@@ -16,16 +16,7 @@ from tilth.errors import TilthError
 
 # The Sobel filters of three and five taps: what values one, two ... steps ahead, less those as far behind, weigh; smoothing taps.
 _TAPS = {3: ((1.0,), (1.0, 2.0, 1.0)), 5: ((2.0, 1.0), (1.0, 4.0, 6.0, 4.0, 1.0))}
-_LUMA = (0.299, 0.587, 0.114)
 _POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-
-
-def grey(values: Tensor) -> Tensor:
-    """(batch, channels, *size) -> (batch, 1, *size): the luma of three channels (ITU-R 601), else the mean of all."""
-    if values.shape[1] != 3:
-        return values.mean(1, keepdim=True)
-    weights = torch.tensor(_LUMA, dtype=values.dtype, device=values.device)
-    return torch.einsum("bc...,c->b...", values, weights)[:, None]
 
 
 @torch.no_grad()

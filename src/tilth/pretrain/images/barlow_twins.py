@@ -10,6 +10,7 @@ from torch import Tensor
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import NonNegative, PositiveInt
 from tilth.training.across import count, mean, total
@@ -44,12 +45,14 @@ class BarlowTwins(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "barlow")
-        first, second = (self.head(vectors) for vectors in pooled(self.model, views))
+        seen = pooled(self.model, views)
+        first, second = (self.head(vectors) for vectors in seen)
         found = correlation(first, second, self.training)
         diagonal = found.diagonal()
         invariance = (1 - diagonal).square().sum()
         shared = found.square().sum() - diagonal.square().sum()
-        return Loss(invariance + self.redundancy * shared, count=len(first), invariance=invariance, shared=shared)
+        parts = {"invariance": invariance, "shared": shared, **signs(self, seen[0])}
+        return Loss(invariance + self.redundancy * shared, count=len(first), **parts)
 
 
 def correlation(first: Tensor, second: Tensor, training: bool) -> Tensor:

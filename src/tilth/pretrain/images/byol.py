@@ -9,6 +9,7 @@ from torch import Tensor
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.contrast import unit
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.pretrain.teacher import Teacher, momentum
@@ -47,10 +48,11 @@ class BYOL(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "byol")
-        first, second = (self.predictor(self.projector(vectors)) for vectors in pooled(self.model, views))
+        seen = pooled(self.model, views)
+        first, second = (self.predictor(self.projector(vectors)) for vectors in seen)
         targets = [self.teacher_projector(vectors) for vectors in pooled(self.teacher, views)]
         loss = disagreement(first, targets[1]) + disagreement(second, targets[0])
-        return Loss(loss.mean(), count=len(loss))
+        return Loss(loss.mean(), count=len(loss), **signs(self, seen[0]))
 
     def after_step(self, step: int) -> None:
         kept = momentum(step, self.momentum_steps, self.momentum)

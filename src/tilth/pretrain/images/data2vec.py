@@ -15,6 +15,7 @@ from tilth.batches.patches.multi_block import block_wise
 from tilth.batches.patches.patchify import grid_of
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, Positive, PositiveInt
 
@@ -66,10 +67,10 @@ class Data2Vec(Objective):
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         height, width = grid = grid_of(pixels.shape[2:], self.model.embedding(pixels).patch)
         mask = block_wise(batch["keys"], grid, int(self.mask_ratio * height * width), smallest=self.smallest_block)
-        tokens = self.model(pixels, hidden=mask.where(), fill=self.token).tokens
-        predicted = self.head(pick(tokens, mask.hidden)).float()
+        features = self.model(pixels, hidden=mask.where(), fill=self.token)
+        predicted = self.head(pick(features.tokens, mask.hidden)).float()
         loss = F.smooth_l1_loss(predicted, pick(self.targets(pixels), mask.hidden), beta=self.beta)
-        return Loss(loss, count=len(pixels))
+        return Loss(loss, count=len(pixels), **signs(self, features.pooled))
 
     def targets(self, pixels: Tensor) -> Tensor:
         """(batch, tokens, width): the average of the teacher's normalised upper layers, of the whole picture."""

@@ -13,6 +13,7 @@ from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.heads import pooled
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, NonNegativeInt, Positive, PositiveInt
@@ -108,10 +109,11 @@ class DINO(Objective):
             if self.training:
                 self.pending += torch.cat([outputs.sum(0), outputs.new_full((1,), len(outputs))])
             teacher = ((outputs - self.centre) / self.temperature).softmax(-1).unflatten(0, (-1, len(views[0])))
-        student = self.head(torch.cat(pooled(self.model, views)))
+        seen = pooled(self.model, views)
+        student = self.head(torch.cat(seen))
         student = (student / self.student_temperature).log_softmax(-1).unflatten(0, (len(views), -1))
         entropy = -torch.special.xlogy(teacher, teacher).sum(-1).mean()
-        return Loss(cross_entropy(student, teacher), count=len(views[0]), teacher_entropy=entropy)
+        return Loss(cross_entropy(student, teacher), count=len(views[0]), teacher_entropy=entropy, **signs(self, seen[0]))
 
     def temperature_after(self, step: int) -> float:
         """The teacher's temperature once `step` steps are done."""

@@ -16,6 +16,7 @@ from tilth.batches.patches.multi_block import MultiBlock, multi_block
 from tilth.batches.patches.patchify import grid_of
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.predictor import Predictor
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, PositiveInt
@@ -69,12 +70,14 @@ class IJEPA(Objective):
             targets=self.targets, scale=self.target_scale, aspect=self.aspect, context_scale=self.context_scale,
         )  # fmt: skip
         wanted, predicted = self.wanted(pixels, blocks), self.predicted(pixels, blocks, grid).float()
+        # of what the teacher says of each picture's first block: it is the targets that collapse
+        told = signs(self, wanted.unflatten(0, (len(pixels), -1))[:, 0].mean(1))
         errors = F.mse_loss if self.loss == "l2" else F.smooth_l1_loss
         if blocks.valid is None:
-            return Loss(errors(predicted, wanted), count=blocks.targets.numel())
+            return Loss(errors(predicted, wanted), count=blocks.targets.numel(), **told)
         valid, count = blocks.valid.flatten(0, 1), blocks.valid.sum()
         each = errors(predicted, wanted, reduction="none").mean(-1)
-        return Loss(torch.where(valid, each, 0).sum() / count, count=count)
+        return Loss(torch.where(valid, each, 0).sum() / count, count=count, **told)
 
     def wanted(self, pixels: Tensor, blocks: MultiBlock) -> Tensor:
         """The teacher's normalised tokens of the targets: (batch * targets, patches of a target, width), target by target."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.contrast import against_queue, unit
 from tilth.pretrain.images.heads import projection, two
 from tilth.pretrain.teacher import Teacher
@@ -53,11 +54,13 @@ class MoCoV2(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         first, second = two(self.views(natural(batch.pixel_values), batch["keys"]), "moco_v2")
-        queries = self.head(self.model(first).pooled)
+        vectors = self.model(first).pooled
+        queries = self.head(vectors)
         keys = unit(self.teacher_head(self.teacher(second).pooled))
         loss = against_queue(queries, keys, self.queue, self.temperature).loss()
         if self.training:
             self.enqueue(gather(keys, True))
+        loss.parts |= signs(self, vectors)
         return loss
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.contrast import two_views
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import Positive, PositiveInt
@@ -43,5 +44,8 @@ class SimCLR(Objective):
     def forward(self, batch: Batch) -> Loss:
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "simclr")
         # One batch through the head: its norms see both views, as in the authors' code.
-        first, second = self.head(torch.cat(pooled(self.model, views))).chunk(2)
-        return two_views(first, second, self.temperature, self.training).loss()
+        vectors = pooled(self.model, views)
+        first, second = self.head(torch.cat(vectors)).chunk(2)
+        loss = two_views(first, second, self.temperature, self.training).loss()
+        loss.parts |= signs(self, vectors[0])
+        return loss

@@ -15,6 +15,7 @@ from tilth.batches.patches.masks import Mask, blocks
 from tilth.batches.patches.patchify import grid_of, unpatchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.collapse import signs
 from tilth.registry import Fraction, PositiveInt
 
 
@@ -73,8 +74,9 @@ class SimMIM(Objective):
         if self.local is not None:
             targets = locally_normalised(targets, self.local)
         hidden = self.mask(batch["keys"], size).where()
-        predicted = self.decode(self.model(pixels, hidden=hidden, fill=self.token).tokens, size)
-        return Loss(masked_l1(predicted.float(), targets, hidden, self.patch), count=len(pixels))
+        features = self.model(pixels, hidden=hidden, fill=self.token)
+        loss = masked_l1(self.decode(features.tokens, size).float(), targets, hidden, self.patch)
+        return Loss(loss, count=len(pixels), **signs(self, features.pooled))
 
 
 def masked_l1(predicted: Tensor, targets: Tensor, hidden: Tensor, patch: Sequence[int]) -> Tensor:

@@ -12,6 +12,7 @@ from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.contrast import unit
 from tilth.pretrain.images.heads import pooled, projection
 from tilth.pretrain.images.sinkhorn import sinkhorn
@@ -57,14 +58,15 @@ class SwAV(Objective):
         views = self.views(natural(batch.pixel_values), batch["keys"])
         if len(views) < 2:
             raise TilthError("'swav' compares views, but one was made", where="pretrain.swav.views", hint="Try 'multi_crop'.")
-        vectors = unit(self.head(torch.cat(pooled(self.model, views))))
+        seen = pooled(self.model, views)
+        vectors = unit(self.head(torch.cat(seen)))
         scores = self.prototypes(vectors).float().chunk(len(views))
         likely = [(score / self.temperature).log_softmax(1) for score in scores]
         terms: list[Tensor] = []
         for number in range(2):
             assigned = sinkhorn(scores[number].detach(), self.epsilon, self.iterations, self.training)
             terms += [-(assigned * logs).sum(1).mean() for other, logs in enumerate(likely) if other != number]
-        return Loss(torch.stack(terms).mean(), count=len(scores[0]))
+        return Loss(torch.stack(terms).mean(), count=len(scores[0]), **signs(self, seen[0]))
 
     @torch.no_grad()
     def normalise(self) -> None:

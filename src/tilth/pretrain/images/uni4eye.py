@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from tilth.backbones.blocks import initialise
 from tilth.backbones.patches import PatchEncoder
 from tilth.backbones.positions import coordinates, sincos
+from tilth.batches.images.augment import grey
 from tilth.batches.images.pictures import natural
 from tilth.batches.patches.entropy import by_entropy, patch_entropy
-from tilth.batches.patches.gradients import grey, sobel_magnitude
+from tilth.batches.patches.gradients import sobel_magnitude
 from tilth.batches.patches.masks import Mask, pick, random
 from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use

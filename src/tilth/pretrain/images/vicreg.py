@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
+from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import NonNegative, PositiveInt
 from tilth.training.across import count, mean, total
@@ -47,11 +48,13 @@ class VICReg(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "vicreg")
-        first, second = (self.head(vectors).float() for vectors in pooled(self.model, views))
+        seen = pooled(self.model, views)
+        first, second = (self.head(vectors).float() for vectors in seen)
         agreement = F.mse_loss(first, second)
         spread, redundancy = collapse(torch.stack([first, second], 1), self.training)
         loss = self.invariance * agreement + self.variance * spread + self.covariance * redundancy
-        return Loss(loss, count=len(first), invariance=agreement, variance=spread, covariance=redundancy)
+        parts = {"invariance": agreement, "variance": spread, "covariance": redundancy, **signs(self, seen[0])}
+        return Loss(loss, count=len(first), **parts)
 
 
 def collapse(rows: Tensor, training: bool) -> tuple[Tensor, Tensor]:
