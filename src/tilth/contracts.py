@@ -92,7 +92,7 @@ class Loss:
 class Objective(nn.Module, ABC):
     """batch -> Loss. Everything with a gradient: pre-training, distilling, adapting, unlearning.
 
-    model: the network being trained; further modules an objective owns are trained and checkpointed with it.
+    model: the network being trained, and `kept` unless said otherwise; further modules an objective owns are trained and checkpointed with it.
     needs: names of per-example arrays that do not change while training (a reference's log-probabilities, a teacher's
     features). Whoever builds the batches computes them once, before the first step, by calling `prepare`.
     """
@@ -108,6 +108,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Loss: ...
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network to be kept once training ends: what is trained, or its moving average where that is what a method gives."""
+        return self.model
 
     def after_step(self, step: int) -> None:
         """Called after optimiser step `step` (from 1): EMA teachers, queues, schedules of the objective's own."""

@@ -4,8 +4,16 @@ import pytest
 import torch
 from torch import nn
 
+from tests.images import digits
+from tests.methods import OF_PATCHES
 from tilth.backbones.blocks import DropPath
+from tilth.backbones.folder import load
+from tilth.context import Context
+from tilth.contracts import use
 from tilth.pretrain.teacher import Teacher, momentum
+from tilth.registry import configure
+from tilth.stages.pretrain import Pretrain
+from tilth.training.settings import Budget, Training
 
 
 def network(seed=0):
@@ -76,3 +84,24 @@ def test_momentum_rises_as_half_a_cosine_and_stays():
     assert momentum(100, 100, 0.9) == momentum(500, 100, 0.9) == pytest.approx(1.0)
     assert momentum(100, 100, 0.9, 0.99) == pytest.approx(0.99)
     assert momentum(123, None, 0.9) == 0.9
+
+
+@pytest.mark.parametrize(("name", "teacher"), [("dino", True), ("i_jepa", True), ("data2vec", False)])
+def test_what_is_kept_of_a_run_is_the_teacher_where_the_paper_keeps_it(tmp_path, name, teacher):
+    # With a momentum of 1 the teacher stays what the encoder was before the first step, and the student does not.
+    encoder, settings = OF_PATCHES[name]
+    stage = Pretrain(
+        data="digits",
+        backbone=use("backbone", "patches", **encoder),
+        batches=use("batches", "pictures", channels=1),
+        objective=configure("pretrain", {name: {**settings, "momentum": 1.0}}),
+        training=Training(batch_size=16, compile=False),
+        budget=Budget(steps=2),
+    )
+    context = Context(tmp_path, corpora={"digits": digits(tmp_path / "digits")})
+    torch.manual_seed(0)
+    before = stage.model(context).model.state_dict()
+    stage.run(context)
+    after = load(tmp_path / "model").model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before) == teacher

@@ -94,7 +94,8 @@ class Pretrain(Stage):
                 context.exhibit(
                     "picture", "What is rebuilt", png=sheet([[part.cpu().numpy() for part in row] for row in rows]), note=_REBUILT
                 )
-            save(text_model.model, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
+            kept: Any = objective.kept
+            save(kept, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
         return {
             "loss": fitted.loss,
             "steps": float(fitted.steps),

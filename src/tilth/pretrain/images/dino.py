@@ -60,8 +60,7 @@ class DINO(Objective):
     `momentum_steps`, or constant without. out, head_width, bottleneck: of the heads, which are dropped afterwards. views: at least
     two for each picture, large ones first. Without a centre (centre_momentum 1) or with a teacher no sharper than the student it
     collapses; `teacher_entropy` in the log then goes to 0 or to log(out).
-    The last layer learns from the first step on (the official code holds it for an epoch). The paper exports the teacher; `model` is
-    the student, which the teacher follows.
+    The last layer learns from the first step on (the official code holds it for an epoch). The teacher is kept, as in the paper.
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
@@ -99,6 +98,10 @@ class DINO(Objective):
         self.register_buffer("temperature", torch.tensor(self.temperature_after(0)))
         # The sum of a step's outputs and their number. Kept apart from the centre, which a step must not move under its own feet.
         self.register_buffer("pending", torch.zeros(out + 1))
+
+    @property
+    def kept(self) -> nn.Module:
+        return self.teacher.network
 
     def forward(self, batch: Batch) -> Loss:
         views = self.views(natural(batch.pixel_values), batch["keys"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tilth.backbones.patches import PatchEncoder
@@ -30,7 +30,7 @@ class IJEPA(Objective):
     time. targets: number of blocks; target_scale, aspect, context_scale: see `multi_block`. loss: 'smooth_l1' as in the official
     code, or 'l2', the paper's equation 1. momentum: of the teacher, rising to 1 over `momentum_steps` (along half a cosine where
     the official code has a line), or constant without. predictor_width, predictor_depth, predictor_heads: of g, which is dropped
-    afterwards. views: augmentation. The paper exports the teacher; `model` is the student, which the teacher follows.
+    afterwards. views: augmentation. The teacher is kept, as in the paper.
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
@@ -61,6 +61,10 @@ class IJEPA(Objective):
         self.loss, self.momentum, self.momentum_steps, self.views = loss, momentum, momentum_steps, views.build()
         self.teacher = Teacher(model)
         self.predictor = Predictor(model.config.hidden_size, width=predictor_width, depth=predictor_depth, heads=predictor_heads)
+
+    @property
+    def kept(self) -> nn.Module:
+        return self.teacher.network
 
     def forward(self, batch: Batch) -> Loss:
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
