@@ -10,6 +10,7 @@ from tests.floods import BATCHES as FLOODS
 from tests.floods import floods
 from tests.images import BATCHES as IMAGES
 from tests.images import cnn, digits
+from tests.sections import crops, sections
 from tilth.adapt.fine_tune import classifier
 from tilth.backbones.folder import TextModel
 from tilth.batches.images.mixed import MixedExamples
@@ -86,10 +87,10 @@ def problem(kind: str, name: str, folder: Path, seed: int = 0) -> tuple[Objectiv
     """An objective with its tiny model (drawn from `seed`) and its examples."""
     if name in OF_IMAGES:
         return image_problem(kind, name, folder, seed)
-    if name in ("uni4eye", "voco"):
-        return {"uni4eye": mixed_problem, "voco": crop_problem}[name](folder, seed)
-    if kind == "pretrain" and name == "segmentation":
-        return dense_problem(folder, seed)
+    if name in ("uni4eye", "voco", "token_unify"):
+        return {"uni4eye": mixed_problem, "voco": crop_problem, "token_unify": token_problem}[name](folder, seed)
+    if kind == "pretrain" and name in ("segmentation", "affinity"):
+        return {"segmentation": dense_problem, "affinity": affinity_problem}[name](folder, seed)
     if name in OF_PATCHES:
         return patch_problem(name, folder, seed)
     torch.manual_seed(seed)
@@ -157,6 +158,18 @@ def dense_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
     return use("pretrain", "segmentation", crop=(0.5, 1.0), flip=0.5).build(model), examples
 
 
+def affinity_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """The same of an objective for affinities, on crops of drawn sections, one of which has no labels."""
+    context = Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(parents=True, exist_ok=True)
+    rows = crops(folder / "sections", sections(folder / "sections"), size=(2, 16, 16), labelled=[2 * i for i in range(1, 8)])
+    examples = use("batches", "instances").build().build(rows, None, context)
+    torch.manual_seed(seed)
+    encoder = use("backbone", "conv_stages", widths=[6, 8], strides=[1, 1])
+    model = use("backbone", "dense_classifier", classes=2, encoder=encoder).build().build(examples.sample)
+    return use("pretrain", "affinity", axes=(1, 2), rot90=0.5).build(model), examples
+
+
 def mixed_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
     """Digits as pictures, and as volumes the same in several planes that grow darker."""
     rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
@@ -179,3 +192,13 @@ def crop_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
     torch.manual_seed(seed)
     model = use("backbone", "conv_stages", widths=[6, 8], strides=[1, 2]).build().build(examples.sample)
     return use("pretrain", "voco", crop=4, grid=2, views=use("views", "none"), **HEADS).build(model), examples
+
+
+def token_problem(folder: Path, seed: int) -> tuple[Objective, Examples]:
+    """Digits of which tokens are hidden, rebuilt by a small network of convolutions and scans."""
+    rows, context = digits(folder / "digits"), Context(folder / f"stage-{seed}", seed)
+    context.folder.mkdir(exist_ok=True)
+    examples = use("batches", "pictures", channels=1).build().build(rows, None, context)
+    torch.manual_seed(seed)
+    model = use("backbone", "seg_mamba", widths=(8,), depths=(1,), hidden=8, strides=(2, 2)).build().build(examples.sample)
+    return use("pretrain", "token_unify", patch=(2, 2), degrade=0.5).build(model), examples

@@ -81,13 +81,17 @@ class Standardise(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(x + norm(conv(ReLU(norm(conv x))))), the first convolution with the stride; x through a 1-convolution where shapes differ."""
+    """ReLU(x + norm(conv(ReLU(norm(conv x))))), the first convolution with the stride; x through a 1-convolution where shapes differ.
 
-    def __init__(self, dims: int, source: int, width: int, stride: int) -> None:
+    kernel: odd side of the convolutions along each axis, None: 3.
+    """
+
+    def __init__(self, dims: int, source: int, width: int, stride: int, kernel: Sequence[int] | None = None) -> None:
         super().__init__()
-        convolution = CONVOLUTIONS[dims - 1]
-        self.first = convolution(source, width, 3, stride, 1, bias=False)
-        self.second = convolution(width, width, 3, 1, 1, bias=False)
+        convolution, sides = CONVOLUTIONS[dims - 1], tuple(kernel or [3] * dims)
+        padding = tuple(side // 2 for side in sides)
+        self.first = convolution(source, width, sides, stride, padding, bias=False)
+        self.second = convolution(width, width, sides, 1, padding, bias=False)
         self.first_norm, self.second_norm = InstanceNorm(width), InstanceNorm(width)
         self.shortcut = convolution(source, width, 1, stride, bias=False) if stride > 1 or source != width else nn.Identity()
 

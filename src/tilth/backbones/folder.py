@@ -30,7 +30,21 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from tilth.backbones import classifier, conv_lstm, conv_stages, dense, guards, images, patches, siamese, snunet, swin, unet, vit
+from tilth.backbones import (
+    classifier,
+    conv_lstm,
+    conv_stages,
+    dense,
+    guards,
+    images,
+    patches,
+    seg_mamba,
+    siamese,
+    snunet,
+    swin,
+    unet,
+    vit,
+)
 from tilth.backbones.eight_bit import prepare_for_adapters, quantisation
 from tilth.errors import TilthError
 
@@ -44,13 +58,13 @@ patches.register()
 swin.register()
 classifier.register()
 conv_stages.register()
-for segmenter in (unet, siamese, snunet, conv_lstm, dense):
+for segmenter in (unet, siamese, snunet, conv_lstm, dense, seg_mamba):
     segmenter.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _HEADS = (
     (("ForImageClassification", "PictureClassifier"), AutoModelForImageClassification),
-    (("UNet", "ConvLSTM", "DenseClassifier"), AutoModelForSemanticSegmentation),
+    (("UNet", "ConvLSTM", "DenseClassifier", "SegMamba"), AutoModelForSemanticSegmentation),
     (("ForSequenceClassification",), AutoModelForSequenceClassification),
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),

@@ -27,7 +27,7 @@ class MambaMixer(nn.Module):
     Causal with `directions=("forward",)`, bidirectional with "backward" too. RoMA's four-way mixer (arXiv 2503.10392) adds
     "columns" and "columns_backward" and averages; TokenUnify's (arXiv 2405.16847) is ("forward", "backward", "slices") with
     combine="sum", expand=2. slices: into how many equal runs "slices" cuts the sequence, to read their first tokens, then their
-    second ones, and so on. The papers gate each direction's output and then combine; the gate is common, so here it comes after.
+    second ones, and so on; None: as many as the first axis of the grid is long, so that a run is a section of a volume. The papers gate each direction's output and then combine; the gate is common, so here it comes after.
     A_log and D are used in float32 and take no weight decay (`undecayed`).
     """
 
@@ -40,7 +40,7 @@ class MambaMixer(nn.Module):
         conv: int = 4,
         directions: Sequence[Direction] = ("forward",),
         combine: Combine = "mean",
-        slices: int = 5,
+        slices: int | None = 5,
     ) -> None:
         super().__init__()
         inner = expand * width
@@ -75,7 +75,7 @@ class Mamba2Mixer(nn.Module):
         conv: int = 4,
         directions: Sequence[Direction] = ("forward",),
         combine: Combine = "mean",
-        slices: int = 5,
+        slices: int | None = 5,
     ) -> None:
         super().__init__()
         self.inner, self.groups, heads = expand * width, groups, expand * width // head_dim
@@ -98,7 +98,9 @@ class Mamba2Mixer(nn.Module):
 class Scans(nn.ModuleList):
     """One scan per direction, each with weights of its own, averaged or summed: (batch, tokens, n) -> (batch, tokens, inner)."""
 
-    def __init__(self, scan: Callable[[], nn.Module], directions: Sequence[Direction], combine: Combine, slices: int) -> None:
+    def __init__(
+        self, scan: Callable[[], nn.Module], directions: Sequence[Direction], combine: Combine, slices: int | None
+    ) -> None:
         unknown = [one for one in directions if one not in _ORDERS]
         if unknown or not directions or len(set(directions)) < len(directions):
             raise TilthError(
@@ -130,12 +132,12 @@ _ORDERS: dict[str, tuple[Literal["no", "grid", "slices"], bool]] = {
 }  # fmt: skip
 
 
-def ordered(x: Tensor, direction: Direction, grid: tuple[int, ...] | None, slices: int, *, undo: bool = False) -> Tensor:
+def ordered(x: Tensor, direction: Direction, grid: tuple[int, ...] | None, slices: int | None, *, undo: bool = False) -> Tensor:
     """x (batch, tokens, n) in the order a direction scans it, or back in its own. Errors as in `MambaMixer.forward`."""
     transposed, reverse = _ORDERS[direction]
     if transposed == "no":
         return x.flip(1) if reverse else x
-    rows, columns = _grid(x.shape[1], grid) if transposed == "grid" else (slices, _run(x.shape[1], slices))
+    rows, columns = _grid(x.shape[1], grid) if transposed == "grid" else _slices(x.shape[1], grid, slices)
     if undo:
         return _transposed(x.flip(1) if reverse else x, columns, rows)
     x = _transposed(x, rows, columns)
@@ -160,13 +162,18 @@ def _grid(tokens: int, grid: tuple[int, ...] | None) -> tuple[int, int]:
     return grid[0], grid[1]
 
 
-def _run(tokens: int, slices: int) -> int:
+def _slices(tokens: int, grid: tuple[int, ...] | None, slices: int | None) -> tuple[int, int]:
+    """How many runs there are, and how long each is."""
+    if slices is None:
+        if grid is None:
+            raise TilthError("there is no grid to tell the sections of", hint="Give the tokens' grid, or a number of slices.")
+        slices = grid[0]
     if tokens % slices:
         raise TilthError(
             f"{tokens} tokens cannot be cut into {slices} equal slices",
             hint="Choose slices that divide the number of tokens (a class token counts), or pad the input.",
         )
-    return tokens // slices
+    return slices, tokens // slices
 
 
 class _Selective(nn.Module):
