@@ -50,7 +50,7 @@ test: lint browser
 	$(BIN)/pytest
 
 bench: .venv/.bench
-	for module in ingest_memory minhash state_space augmentation mae_pretraining lm_pretraining npo_step interruptions guard_overhead unlearning_steps audit; do $(BIN)/python -m benchmarks.$$module || exit 1; done
+	for module in ingest_memory pretrain_memory minhash state_space augmentation mae_pretraining lm_pretraining npo_step interruptions guard_overhead unlearning_steps audit; do $(BIN)/python -m benchmarks.$$module || exit 1; done
 
 docs: .venv/.docs
 	$(BIN)/mkdocs build --strict
