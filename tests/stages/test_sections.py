@@ -121,3 +121,9 @@ def test_membranes_of_the_real_stack_are_dark_and_a_fifth(tmp_path, data):
     [grey], [ids] = arrays(corpus, "array"), arrays(corpus, "mask")
     assert 0.15 < (ids == 0).mean() < 0.25 and grey[0][ids == 0].mean() < grey[0][ids > 0].mean() - 40
     assert 100 < len(np.unique(ids[0])) < 200
+
+
+def test_membranes_are_a_class_of_their_own(tmp_path):
+    [mask] = arrays(crops(tmp_path, sections(tmp_path), size=(8, 32, 32), mask="membranes", labelled=[2, 4]), "mask")
+    _, cells = drawn()
+    assert np.array_equal(mask[1:3], (cells == 0)[1:3]) and (np.delete(mask, [1, 2], 0) == -1).all()

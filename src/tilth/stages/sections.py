@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from tilth.registry import NonNegativeInt, PositiveInt
 Section = tuple[NDArray[np.uint8], NDArray[np.int32] | None]  # grey values and ids, (height, width) each
 
 
-@method("stage", "sections", systems=[47])
+@method("stage", "sections", systems=[12, 47])
 class Sections(Stage):
     """Grey pictures of the sections of one volume, stacked and cut into crops.
 
@@ -52,6 +52,7 @@ class Sections(Stage):
         order: str = "slice",
         image: str = "image",
         cells: str | None = None,
+        mask: Literal["ids", "membranes"] = "ids",
         labelled: list[NonNegativeInt] | None = None,
     ) -> None:
         if labelled is not None and cells is None:
@@ -60,7 +61,7 @@ class Sections(Stage):
             )
         windows(size, size, overlap)  # raises where crops cannot overlap by so much
         self.data, self.size, self.overlap, self.order, self.image = data, size, overlap, order, image
-        self.cells, self.labelled = cells, labelled
+        self.cells, self.mask, self.labelled = cells, mask, labelled
 
     def run(self, context: Context) -> dict[str, float]:
         """Write 'corpus.lance'; metrics: rows, sections.
@@ -138,9 +139,12 @@ class Sections(Stage):
                 cells = _read(content[self.cells], where)
                 if cells.shape != shape:
                     raise TilthError(f"cells of {_shown(cells.shape)} in a section of {_shown(shape)}", where=where)
-                found, count = label(cells)
-                ids = np.where(found > 0, found + known, 0).astype(np.int32)
-                known += count
+                if self.mask == "membranes":
+                    ids = (cells == 0).astype(np.int32)
+                else:
+                    found, count = label(cells)
+                    ids = np.where(found > 0, found + known, 0).astype(np.int32)
+                    known += count
             yield picture, ids
 
 
