@@ -3,7 +3,7 @@
     python -m benchmarks.pretrain_memory --sizes 2000 8000 32000     pictures in the folder
     python -m benchmarks.pretrain_memory --small                     seconds, to see that it runs
 
-Writes benchmarks/results/pretrain_memory.json. JPEG files of 96 x 96, brought to 64 x 64; MAE of a small ViT, every run as many steps.
+Writes benchmarks/results/pretrain_memory.json. JPEG files, read at their size; MAE of a small ViT, every run as many steps.
 Private memory (RssAnon, sampled every 20 ms) is what a process needs; resident memory also counts pages of the memory-mapped pixels,
 which the kernel keeps while it has room and drops when it has not.
 """
@@ -41,10 +41,10 @@ def sample():
             peak[name] = max(peak[name], int(value))
         time.sleep(0.02)
 
-source, folder, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+source, folder, steps, side = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 stage = Pretrain(
     data="pictures", backbone=use("backbone", "patches", width=96, depth=4, heads=3, patch=8),
-    batches=use("batches", "pictures", size=64),
+    batches=use("batches", "pictures", size=side),
     objective=configure("pretrain", {"mae": {"decoder_width": 64, "decoder_depth": 1, "decoder_heads": 2}}),
     training=Training(batch_size=64, compile=False), budget=Budget(steps=steps),
 )
@@ -60,40 +60,43 @@ print(json.dumps({"rows": done.read, "seconds": time.perf_counter() - begun, "st
 """
 
 
-def generate(folder: Path, count: int) -> None:
+def generate(folder: Path, count: int, side: int) -> None:
     """`count` pictures of coloured noise at several scales."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (200, 12, 12, 3), dtype=np.uint8)
     folder.mkdir()
     for number in range(count):
-        picture = Image.fromarray(np.roll(coarse[number % 200], number // 200, (0, 1))).resize((96, 96), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(np.roll(coarse[number % 200], number // 200, (0, 1))).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         picture.save(folder / f"{number:07d}.jpg", quality=90)
 
 
-def measure(count: int, steps: int, folder: Path) -> dict[str, float]:
+def measure(count: int, steps: int, side: int, folder: Path) -> dict[str, float]:
     """Make a folder, and train on it in a fresh process."""
-    generate(folder / f"pictures-{count}", count)
+    generate(folder / f"pictures-{count}", count, side)
     work = folder / f"work-{count}"
     work.mkdir()
-    command = [sys.executable, "-c", _CHILD, str(folder / f"pictures-{count}"), str(work), str(steps)]
+    command = [sys.executable, "-c", _CHILD, str(folder / f"pictures-{count}"), str(work), str(steps), str(side)]
     found: dict[str, float] = json.loads(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
     )
     if found["rows"] != count or found["steps"] != steps:
         raise SystemExit(f"{count} pictures and {steps} steps were asked for: {found}")
-    return {"pictures": count, "pixel_mb": count * 64 * 64 * 3 / 1e6, **found}
+    return {"pictures": count, "pixel_mb": count * side**2 * 3 / 1e6, **found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[2000, 8000, 32000])
     parser.add_argument("--small", action="store_true", help="two tiny folders, to see that it runs")
+    parser.add_argument("--side", type=int, default=64, help="of the pictures, in pixels")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--out", type=Path, default=RESULTS / "pretrain_memory.json")
     options = parser.parse_args()
     sizes = [100, 400] if options.small else sorted(options.sizes)
     with tempfile.TemporaryDirectory(prefix="tilth-") as folder:
-        runs = [measure(count, 3 if options.small else options.steps, Path(folder)) for count in sizes]
+        runs = [measure(count, 3 if options.small else options.steps, options.side, Path(folder)) for count in sizes]
     for run in runs:
         print(json.dumps({name: round(value, 1) for name, value in run.items()}))
     slope = float(np.polyfit([run["pixel_mb"] for run in runs], [run["private_mb"] for run in runs], 1)[0])
