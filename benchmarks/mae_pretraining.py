@@ -4,7 +4,9 @@ Notable: the same pictures, network (ViT-tiny, 64x64, patches of 8, decoder 128 
 process of its own over a whole run, decoding included: Tilth decodes every picture once and then crops and flips on whole
 batches; the other side's image processor decodes as pictures are drawn and does not augment. Sides take turns.
 
-    python -m benchmarks.mae_pretraining [--repeats 3] [--pictures 2560] [--epochs 2]
+    python -m benchmarks.mae_pretraining [--repeats 3] [--pictures 2560] [--epochs 2] [--precision bf16]
+
+precision: of both sides, each by its own setting (Training(precision=...), TrainingArguments(bf16=...)).
 
 Besides: what the encoder costs when it sees a quarter of the patches, against all of them.
 """
@@ -55,7 +57,7 @@ def jpegs(count: int) -> list[bytes]:
     return made
 
 
-def tilth(count: int, epochs: int) -> float:
+def tilth(count: int, epochs: int, precision: str) -> float:
     """Seconds from a table of JPEG files to a trained model."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -68,12 +70,12 @@ def tilth(count: int, epochs: int) -> float:
         torch.manual_seed(0)
         model = Patches(width=WIDTH, depth=DEPTH, heads=HEADS, patch=PATCH, class_token=True).build(rows.sample)
         objective = MAE(model, decoder_width=128, decoder_depth=2, decoder_heads=4)
-        training = Training(lr=1e-3, batch_size=BATCH, compile=False, checkpoint_seconds=None)
+        training = Training(lr=1e-3, batch_size=BATCH, precision=precision, compile=False, checkpoint_seconds=None)  # type: ignore[arg-type]
         fit(objective, rows, training=training, budget=Budget(epochs=epochs), folder=folder / "fit", seed=0)
         return time.perf_counter() - begun
 
 
-def trainer(count: int, epochs: int) -> float:
+def trainer(count: int, epochs: int, precision: str) -> float:
     """The same of transformers."""
     from transformers import Trainer, TrainingArguments, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 
@@ -94,7 +96,7 @@ def trainer(count: int, epochs: int) -> float:
         arguments = TrainingArguments(
             output_dir=folder, per_device_train_batch_size=BATCH, num_train_epochs=epochs, learning_rate=1e-3,
             lr_scheduler_type="cosine", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, save_strategy="no", report_to=[],
-            use_cpu=not torch.cuda.is_available(), disable_tqdm=True, remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available(), disable_tqdm=True, remove_unused_columns=False, bf16=precision == "bf16",
         )  # fmt: skip
         Trainer(model=ViTMAEForPreTraining(config), args=arguments, train_dataset=made, data_collator=collate).train()  # type: ignore[arg-type]
     return time.perf_counter() - begun
@@ -115,19 +117,10 @@ def encoder_cost(repeats: int) -> dict[str, float]:
     return {name: median(values) for name, values in timings(functions, repeats).items()}
 
 
-def timed(side: str, count: int, epochs: int) -> float:
+def timed(side: str, given: argparse.Namespace) -> float:
     """What `side` took, in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.mae_pretraining",
-        "--side",
-        side,
-        "--pictures",
-        str(count),
-        "--epochs",
-        str(epochs),
-    ]
+    settings = {"--side": side, "--pictures": given.pictures, "--epochs": given.epochs, "--precision": given.precision}
+    command = [sys.executable, "-m", "benchmarks.mae_pretraining", *(str(word) for pair in settings.items() for word in pair)]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     if done.returncode:
@@ -140,22 +133,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=2560)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--side", choices=SIDES)
     given = parser.parse_args()
     if given.side:
-        print({"tilth": tilth, "trainer": trainer}[given.side](given.pictures, given.epochs))
+        print({"tilth": tilth, "trainer": trainer}[given.side](given.pictures, given.epochs, given.precision))
         return
     times: dict[str, list[float]] = {side: [] for side in SIDES}
     for turn in range(given.repeats):
         for side in SIDES if turn % 2 == 0 else reversed(SIDES):
-            times[side].append(timed(side, given.pictures, given.epochs))
+            times[side].append(timed(side, given))
             print(json.dumps({side: times[side][-1]}), file=sys.stderr, flush=True)
     cost = encoder_cost(2 * given.repeats + 1)
     seen = given.pictures * given.epochs
     rate = {side: seen / median(values) for side, values in times.items()}
     record(
-        "mae_pretraining_vs_trainer", rate["tilth"], rate["trainer"], "transformers' ViTMAEForPreTraining in Trainer",
-        "pictures per second", given.repeats, pictures=given.pictures, epochs=given.epochs, seconds=times,
+        f"mae_pretraining{'_bf16' * (given.precision == 'bf16')}_vs_trainer", rate["tilth"], rate["trainer"], "transformers' ViTMAEForPreTraining in Trainer",
+        "pictures per second", given.repeats, pictures=given.pictures, epochs=given.epochs, precision=given.precision, seconds=times,
         encoder_seconds=cost, encoder_cost_at_mask_075=cost["masked"] / cost["whole"],
     )  # fmt: skip
     print(f"encoder at mask 0.75: {cost['masked'] / cost['whole']:.3f} of the whole")
