@@ -26,12 +26,14 @@ _SECTIONS = ("system", "summary", "data", "stages", "claim", "scales")
 
 @dataclass(frozen=True)
 class DataSpec:
-    """An entry of `data:`. source: a name of the catalogue, a path (relative to the recipe), or hf:owner/name."""
+    """An entry of `data:`. source: a name of the catalogue, a path (relative to the recipe), or hf:owner/name. reader: instead of
+    the one that is detected, with its settings."""
 
     source: str
     where: str | None = None
     kind: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
+    reader: Configured | None = None
 
 
 @dataclass(frozen=True)
@@ -212,14 +214,17 @@ class _Reader:
                 raise TilthError(
                     f"data has no setting '{key}'", where=self.where(("data", name, key)), hint=nearest(str(key), known)
                 )
-        return DataSpec(**spec)
+        reader = spec.get("reader")
+        return DataSpec(**{**spec, "reader": self.configured("reader", reader, ("data", name, "reader")) if reader else None})
 
     def stage(self, name: str, spec: Any, seen: tuple[str, ...]) -> Configured:
         """The stage `name`, with what it is `like` filled in."""
-        path: Keys = ("stages", name)
-        spec = self.unlike(name, spec, seen)
+        return self.configured("stage", self.unlike(name, spec, seen), ("stages", name))
+
+    def configured(self, kind: str, spec: Any, path: Keys) -> Configured:
+        """A method with its settings; errors name file and line."""
         try:
-            return configure("stage", spec, path)
+            return configure(kind, spec, path)
         except SettingError as error:
             raise TilthError(error.what, where=self.where(error.path), hint=error.hint) from None
         except TilthError as error:
@@ -300,7 +305,13 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "required": ["source"],
         "additionalProperties": False,
-        "properties": {"source": text, "where": text, "kind": text, "columns": {"type": "object", "additionalProperties": text}},
+        "properties": {
+            "source": text,
+            "where": text,
+            "kind": text,
+            "columns": {"type": "object", "additionalProperties": text},
+            "reader": {"anyOf": [{"enum": [entry.name for entry in entries("reader")]}, {"type": "object", "maxProperties": 1}]},
+        },
     }
     stage = {"type": "object", "minProperties": 1, "maxProperties": 1, "properties": stages, "additionalProperties": False}
     return {

@@ -125,7 +125,8 @@ class _Runner:
         source = catalogue.resolve(spec.source, base=base)
         code = digest([path.read_text(encoding="utf-8") for path in sorted(sources("tilth.corpus.ingest"))])
         content = catalogue.fingerprint(source.path)
-        key = digest({"content": content, "columns": plain(spec.columns), "kind": spec.kind, "source": spec.source, "code": code})
+        asked = {"columns": plain(spec.columns), "kind": spec.kind, "reader": plain(spec.reader) if spec.reader else None}
+        key = digest({"content": content, "source": spec.source, "code": code, **asked})
         folder = self.store / f"data-{key}"
         if self.rank:
             wait_for(folder)
@@ -136,7 +137,10 @@ class _Runner:
                     partial = folder.with_name(folder.name + ".partial")
                     _empty(partial)
                     table = partial / "corpus.lance"
-                    read = ingest(spec.source, table, kind=spec.kind, columns=spec.columns, base=base, progress=self.progress)
+                    read = ingest(
+                        spec.source, table,
+                        kind=spec.kind, columns=spec.columns, reader=spec.reader, base=base, progress=self.progress,
+                    )  # fmt: skip
                     if read.skipped_count:
                         self.progress.say(f"{name}: {read.skipped_count} items could not be read, see {folder / 'skipped.jsonl'}")
                     partial.replace(folder)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tilth.corpus import walk
 from tilth.corpus.columns import map_columns
 from tilth.corpus.decode import decode
-from tilth.corpus.readers import csv, folders, hub, jsonl, media, parquet, scenes, table, volumes, webdataset
+from tilth.corpus.readers import csv, folders, hub, jsonl, masks, media, parquet, scenes, table, volumes, webdataset
 from tilth.corpus.readers.base import Reader
 from tilth.corpus.readers.dicom import is_dicom
 from tilth.corpus.skipped import SkipList
@@ -22,7 +22,7 @@ READERS: dict[str, type[Reader]] = {
     cls.name: cls
     for cls in (
         jsonl.JSONLines, csv.CSV, parquet.Parquet, webdataset.WebDataset, media.Images, media.Sounds, folders.Code, folders.Text,
-        hub.Hub, table.Lance, scenes.Scenes, volumes.Volumes,
+        hub.Hub, table.Lance, scenes.Scenes, volumes.Volumes, masks.Masks,
     )
 }  # fmt: skip
 _SUFFIXES = {
@@ -116,6 +116,8 @@ def _reader_of_folder(path: Path) -> tuple[str, str]:
         return "lance", "it is a corpus already"
     if (path / "dataset_dict.json").is_file() or ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
         return "hub", "it was saved by the package `datasets`"
+    if (path / masks.PICTURES).is_dir() and (path / masks.MASKS).is_dir():
+        return "masks", f"it has a folder {masks.PICTURES} and a folder {masks.MASKS}"
     found = list(islice(walk.files(path, SkipList()), _LOOKED_AT))
     if not found:
         raise TilthError("the folder is empty", where=str(path), hint="Hidden files and links to nothing are not counted.")

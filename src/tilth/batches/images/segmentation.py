@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tilth.corpus import Corpus
 
 IGNORED = -100  # the class of pixels that are left out
-_KEPT_IGNORED = 255  # the same in the file
+_KEPT_IGNORED, _STRANGE = 255, 254  # the same in the file, and a number that the mask must not have
 
 
 @method("batches", "segmentation", systems=[6])
@@ -60,8 +60,10 @@ class Segmentation:
             raise TilthError("'mean' and 'std' go together", where="batches.segmentation")
         if keep is not None and (not keep or max(keep) >= dates):
             raise TilthError(f"of {dates} dates, {keep} cannot be kept", where="batches.segmentation.keep", hint="Count from 0.")
-        if set(classes) & set(ignore) or len(set(classes)) < len(classes) or max([*classes, *ignore]) >= _KEPT_IGNORED:
-            raise TilthError("a number of the mask is one class or ignored, and below 255", where="batches.segmentation.classes")
+        if set(classes) & set(ignore) or len(set(classes)) < len(classes) or max([*classes, *ignore]) > 255:
+            raise TilthError("a number of the mask is one class or ignored, and below 256", where="batches.segmentation.classes")
+        if len(classes) >= _STRANGE:
+            raise TilthError(f"{len(classes)} classes", where="batches.segmentation.classes", hint=f"At most {_STRANGE - 1}.")
         self.dates, self.keep, self.channels, self.clamp, self.terrain, self.spacing = (
             dates,
             keep,
@@ -119,7 +121,7 @@ class Segmentation:
 
     def _rows(self, corpus: Corpus, columns: list[str]) -> Iterator[tuple[str, NDArray[Any], NDArray[np.uint8]]]:
         """(where it comes from, values, indices of classes) of every row."""
-        table = np.full(256, 254, np.uint8)  # 254: no such number
+        table = np.full(256, _STRANGE, np.uint8)
         table[list(self.classes)], table[list(self.ignore)] = np.arange(len(self.classes)), _KEPT_IGNORED
         for batch in corpus.scan(columns, batch_size=64):
             for row in batch.to_pylist():
@@ -131,9 +133,9 @@ class Segmentation:
                     raise TilthError(f"the row cannot be read: {error}", where=where) from error
                 if given.shape != values.shape[1:] or given.dtype.kind not in "biu":
                     raise TilthError(f"a mask of {given.dtype} {given.shape} for values of {values.shape[1:]}", where=where)
-                mask = table[given.clip(0, 255)]
-                if (mask == 254).any():
-                    strange = np.unique(given[mask == 254])[:5].tolist()
+                mask = np.where((given >= 0) & (given <= 255), table[given.clip(0, 255)], _STRANGE).astype(np.uint8)
+                if (mask == _STRANGE).any():
+                    strange = np.unique(given[mask == _STRANGE])[:5].tolist()
                     raise TilthError(
                         f"the mask has {strange}", where=where, hint="Name every number in 'classes' or 'ignore' of the batches."
                     )
