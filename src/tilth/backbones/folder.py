@@ -31,9 +31,12 @@ from transformers import (
 from transformers.utils import logging
 
 from tilth.backbones import (
+    bit_cd,
+    change_former,
     classifier,
     conv_lstm,
     conv_stages,
+    deeplab_v3_plus,
     dense,
     guards,
     images,
@@ -43,6 +46,8 @@ from tilth.backbones import (
     snunet,
     swin,
     unet,
+    unet_plus_plus,
+    upernet,
     vit,
 )
 from tilth.backbones.eight_bit import prepare_for_adapters, quantisation
@@ -58,13 +63,19 @@ patches.register()
 swin.register()
 classifier.register()
 conv_stages.register()
-for segmenter in (unet, siamese, snunet, conv_lstm, dense, seg_mamba):
+for segmenter in (
+    unet, unet_plus_plus, deeplab_v3_plus, upernet, siamese, snunet, bit_cd, change_former, conv_lstm, dense, seg_mamba,
+):  # fmt: skip
     segmenter.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
+_SEGMENTERS = (
+    "UNet", "UNetPlusPlus", "DeepLabV3Plus", "UPerNetSegmenter", "BitChangeDetector", "ChangeFormer", "ConvLSTM", "DenseClassifier",
+    "SegMamba",
+)  # fmt: skip
 _HEADS = (
     (("ForImageClassification", "PictureClassifier"), AutoModelForImageClassification),
-    (("UNet", "ConvLSTM", "DenseClassifier", "SegMamba"), AutoModelForSemanticSegmentation),
+    (_SEGMENTERS, AutoModelForSemanticSegmentation),
     (("ForSequenceClassification",), AutoModelForSequenceClassification),
     (("ForMaskedLM",), AutoModelForMaskedLM),
     (("ForConditionalGeneration", "ForSeq2SeqLM"), AutoModelForSeq2SeqLM),

@@ -38,9 +38,15 @@ def files(root: Path, skip: SkipList) -> Iterator[tuple[Path, str]]:
         yield root, root.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         return
     seen: dict[tuple[int, int], str] = {}
-    waiting = [(root, "")]
+    waiting: list[tuple[Path, str, list[str]]] = [(root, "", [""])]  # folders, and the names that are left in them
     while waiting:
-        path, name = waiting.pop()
+        folder, above, entries = waiting[-1]
+        if not entries:
+            waiting.pop()
+            continue
+        entry = entries.pop()
+        shown = entry.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name need not be text
+        path, name = folder / entry, f"{above}/{shown}" if above else shown
         try:
             status = path.stat()
         except OSError as error:
@@ -61,13 +67,9 @@ def files(root: Path, skip: SkipList) -> Iterator[tuple[Path, str]]:
         else:
             seen[status.st_dev, status.st_ino] = name
             try:
-                entries = sorted(entry.name for entry in os.scandir(path))
+                waiting.append((path, name, sorted((entry.name for entry in os.scandir(path)), reverse=True)))
             except OSError as error:
                 skip(name, f"cannot be listed: {error.strerror}")
-                continue
-            for entry in reversed(entries):
-                shown = entry.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name need not be text
-                waiting.append((path / entry, f"{name}/{shown}" if name else shown))
 
 
 def read(path: Path, name: str, skip: SkipList, limit: int = 1 << 30) -> bytes | None:

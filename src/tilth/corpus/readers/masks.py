@@ -54,13 +54,14 @@ class Masks(Reader):
         return gather(self._rows(skip), self.schema())
 
     def _rows(self, skip: SkipList) -> Iterator[dict[str, Any]]:
-        masks = {_stem(name): (path, f"{MASKS}/{name}") for path, name in walk.files(self.path / MASKS, skip)}
+        masks = {_stem(name): name for _, name in walk.files(self.path / MASKS, skip)}
         for path, name in walk.files(self.path / PICTURES, skip):
             place = f"{PICTURES}/{name}"
-            if (found := masks.pop(_stem(name), None)) is None:
+            if (other := masks.pop(_stem(name), None)) is None:
                 skip(place, f"no mask of this name in {MASKS}/")
                 continue
-            data, drawn = walk.read(path, place, skip), walk.read(*found, skip)
+            drawn_place = f"{MASKS}/{other}"
+            data, drawn = walk.read(path, place, skip), walk.read(self.path / MASKS / other, drawn_place, skip)
             if data is None or drawn is None:
                 continue
             try:
@@ -71,16 +72,16 @@ class Masks(Reader):
             try:
                 mask = numbers(drawn)
             except ValueError as error:
-                skip(found[1], str(error))
+                skip(drawn_place, str(error))
                 continue
             if mask.shape != picture.shape[1:]:
-                skip(found[1], f"{_shown(mask.shape)} pixels for a picture of {_shown(picture.shape[1:])}")
+                skip(drawn_place, f"{_shown(mask.shape)} pixels for a picture of {_shown(picture.shape[1:])}")
             elif min(mask.shape) < self.size:
                 skip(place, f"{_shown(mask.shape)} pixels are less than a tile of {self.size}")
             else:
                 yield from self._tiles(place, picture, mask)
-        for _, place in masks.values():
-            skip(place, f"no picture of this name in {PICTURES}/")
+        for name in masks.values():
+            skip(f"{MASKS}/{name}", f"no picture of this name in {PICTURES}/")
 
     def _tiles(self, place: str, picture: NDArray[np.uint8], mask: NDArray[Any]) -> Iterator[dict[str, Any]]:
         for window in windows(mask.shape, self.size, self.overlap):
