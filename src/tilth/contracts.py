@@ -98,6 +98,10 @@ class Objective(nn.Module, ABC):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    shows: ClassVar[tuple[str, str]] = (
+        "What is rebuilt",
+        "Left to right: an example, what the model sees of it, and it with the hidden patches as the model predicts them.",
+    )  # a title and a legend for `pictures`
     kind: ClassVar[str]
     name: ClassVar[str]
     systems: ClassVar[tuple[int, ...]]

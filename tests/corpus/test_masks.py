@@ -124,6 +124,7 @@ def test_a_recipe_makes_a_network_that_names_pixels_and_says_where_a_reader_is_w
     )
     [scores] = [stage["metrics"] for stage in run.record["stages"] if stage["name"] == "scores"]
     assert run.record["data"][0]["rows"] == 40 and scores["iou_dark"] > 0.6
+    assert "The class of every pixel" in (tmp_path / "out" / "model" / "exhibits.jsonl").read_text()
     for wrong, message in (({"maske": {}}, "masks"), ({"masks": {"sise": 16}}, "size")):
         with pytest.raises(TilthError) as caught:
             Recipe.load({"data": {"drawn": {**drawn, "reader": wrong}}, "stages": stages})

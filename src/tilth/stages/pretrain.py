@@ -27,7 +27,6 @@ from tilth.training.loop import Evaluation, fit
 from tilth.training.settings import Budget, Training
 
 _SHOWN = 6  # examples whose pictures a report shows
-_REBUILT = "Left to right: an example, what the model sees of it, and it with the hidden patches as the model predicts them."
 
 
 @method("stage", "pretrain")
@@ -91,9 +90,8 @@ class Pretrain(Stage):
         if context.first:
             indices = np.linspace(0, len(shown) - 1, min(_SHOWN, len(shown))).astype(np.int64)
             if rows := objective.pictures(shown.batch(indices, Noise(context.seed, indices)).to(text_model.model.device)):
-                context.exhibit(
-                    "picture", "What is rebuilt", png=sheet([[part.cpu().numpy() for part in row] for row in rows]), note=_REBUILT
-                )
+                title, legend = objective.shows
+                context.exhibit("picture", title, png=sheet([[part.cpu().numpy() for part in row] for row in rows]), note=legend)
             kept: Any = objective.kept
             save(kept, text_model.tokenizer, context.folder / "model", self.about(context, text_model))
         return {

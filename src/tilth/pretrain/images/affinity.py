@@ -37,6 +37,12 @@ class Affinity(Objective):
     batch: pixel_values (batch, channels, *size); ids (batch, *size): of objects, 0 in none, -1 unlabelled; keys (batch,)
     """
 
+    shows = (
+        "One object with its neighbour, or not",
+        "Left to right: the middle section, the true affinities (white: one object along all axes, black: none, grey: not known), and "
+        "the predicted ones.",
+    )
+
     def __init__(
         self,
         model: nn.Module,

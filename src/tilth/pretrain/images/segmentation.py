@@ -30,6 +30,10 @@ class Segmentation(Objective):
     batch: pixel_values (batch, channels, *size); mask (batch, *size): index of the class, -100 ignored; keys (batch,)
     """
 
+    shows = (
+        "The class of every pixel",
+        "Left to right: the last channel, the classes that its pixels have, and those that are found; black counts for nothing.",
+    )
     weights: Tensor | None
 
     def __init__(
