@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTraine
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from tilth.backbones.standardise import Standardise
+from tilth.backbones.two_dates import channels_of_a_date, checked_dates, two_dates
 from tilth.backbones.unet import Contracting, Expanding, UNetConfig, checked
 from tilth.contracts import Backbone, Sample, method
-from tilth.errors import TilthError
 from tilth.registry import NonNegativeInt, PositiveInt
 
 
@@ -36,9 +36,8 @@ class SiameseUNet(PreTrainedModel):
     def __init__(self, config: SiameseUNetConfig) -> None:
         super().__init__(config)
         fine = config.widths[:-1]
-        each = (config.num_channels - config.shared) // 2
         self.standardise = Standardise(config.num_channels, config.mean, config.std)
-        self.contracting = Contracting(each + config.shared, config.widths)
+        self.contracting = Contracting(channels_of_a_date(config.num_channels, config.shared), config.widths)
         self.expanding = Expanding(config.widths, fine if config.comparison == "diff" else [2 * width for width in fine])
         self.head = nn.Conv2d(config.widths[0], int(config.num_labels or 2), 1)
         self.post_init()
@@ -48,10 +47,7 @@ class SiameseUNet(PreTrainedModel):
 
     def dates(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Standardised channels of each date, what they share behind them."""
-        values = self.standardise(pixel_values)
-        each = (values.shape[1] - self.config.shared) // 2
-        before, after, shared = values.split([each, each, self.config.shared], 1)
-        return torch.cat([before, shared], 1), torch.cat([after, shared], 1)
+        return two_dates(self.standardise(pixel_values), self.config.shared)
 
     def skips(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> list[Tensor]:
         """What joins the way up at every level, from the finest."""
@@ -90,11 +86,7 @@ class FCSiam(Backbone):
     def build(self, inputs: Sample) -> SiameseUNet:
         """inputs: what both dates look like together."""
         checked(inputs, self.widths, "backbone.fc_siam")
-        if inputs.channels <= self.shared or (inputs.channels - self.shared) % 2:
-            raise TilthError(
-                f"{inputs.channels} channels, {self.shared} of them shared, are not two dates", where="backbone.fc_siam.shared",
-                hint="Choose two dates with the setting 'keep' of the batches.",
-            )  # fmt: skip
+        checked_dates(inputs, self.shared, "backbone.fc_siam")
         return SiameseUNet(
             SiameseUNetConfig(
                 inputs.channels, self.widths, inputs.mean, inputs.std, comparison=self.comparison, shared=self.shared,

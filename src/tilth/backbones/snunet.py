@@ -12,9 +12,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from tilth.backbones.siamese import SiameseUNetConfig
 from tilth.backbones.standardise import Standardise
+from tilth.backbones.two_dates import channels_of_a_date, checked_dates, two_dates
 from tilth.backbones.unet import checked
 from tilth.contracts import Backbone, Sample, method
-from tilth.errors import TilthError
 from tilth.registry import NonNegativeInt, PositiveInt
 
 LEVELS = 5
@@ -63,7 +63,7 @@ class SNUNet(PreTrainedModel):
 
     def __init__(self, config: SNUNetConfig) -> None:
         super().__init__(config)
-        widths, each = config.widths, (config.num_channels - config.shared) // 2 + config.shared
+        widths, each = config.widths, channels_of_a_date(config.num_channels, config.shared)
         self.standardise = Standardise(config.num_channels, config.mean, config.std)
         self.down = nn.ModuleList(Node(s, w) for s, w in zip([each, *widths[:-1]], widths, strict=True))
         self.nodes, self.raised = nn.ModuleDict(), nn.ModuleDict()
@@ -90,10 +90,7 @@ class SNUNet(PreTrainedModel):
 
     def outputs(self, pixel_values: Tensor) -> list[Tensor]:
         """The four maps at full size (batch, n, height, width)."""
-        values = self.standardise(pixel_values)
-        each = (values.shape[1] - self.config.shared) // 2
-        before, after, shared = values.split([each, each, self.config.shared], 1)
-        first, second = torch.cat([before, shared], 1), torch.cat([after, shared], 1)
+        first, second = two_dates(self.standardise(pixel_values), self.config.shared)
         rows: list[list[Tensor]] = []
         for level, node in enumerate(self.down):
             second = node(F.max_pool2d(second, 2) if level else second)
@@ -129,11 +126,7 @@ class SNUNetECAM(Backbone):
         """inputs: what both dates look like together."""
         widths = [self.width * 2**level for level in range(LEVELS)]
         checked(inputs, widths, "backbone.snunet")
-        if inputs.channels <= self.shared or (inputs.channels - self.shared) % 2:
-            raise TilthError(
-                f"{inputs.channels} channels, {self.shared} of them shared, are not two dates", where="backbone.snunet.shared",
-                hint="Choose two dates with the setting 'keep' of the batches.",
-            )  # fmt: skip
+        checked_dates(inputs, self.shared, "backbone.snunet")
         return SNUNet(SNUNetConfig(inputs.channels, widths, inputs.mean, inputs.std, shared=self.shared, num_labels=self.classes))
 
 
