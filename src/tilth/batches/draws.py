@@ -22,7 +22,8 @@ def uniform(keys: Tensor, name: str, *shape: int) -> Tensor:
 
     A longer trailing shape continues a shorter one.
     """
-    return _drawn(keys, _key(name), prod(shape)).reshape(len(keys), *shape)
+    numbers = _drawn if torch.compiler.is_compiling() else _numbers  # an operator costs as much as a small batch's numbers
+    return numbers(keys, _key(name), prod(shape)).reshape(len(keys), *shape)
 
 
 def normal(keys: Tensor, name: str, *shape: int) -> Tensor:
@@ -44,10 +45,14 @@ def _key(name: str) -> int:
 # Operators of their own, which compilers take whole: seeing a range times a large number, they wrap it at 32 bits as an index.
 @torch.library.custom_op("tilth::drawn", mutates_args=())
 def _drawn(keys: Tensor, name: int, count: int) -> Tensor:
+    return _numbers(keys, name, count)
+
+
+def _numbers(keys: Tensor, name: int, count: int) -> Tensor:
     """`count` numbers for each key: float32 (keys, count)."""
     counters = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64)
-    bits = _mix(_mix(keys + name)[:, None] + counters * _GOLDEN)
-    return _right(bits, 40).to(torch.float32) * 2.0**-24
+    bits = _mix(_mix(keys + name)[:, None] + counters.mul_(_GOLDEN))
+    return _right(bits, 40).to(torch.float32).mul_(2.0**-24)
 
 
 @_drawn.register_fake
@@ -67,11 +72,11 @@ def _(keys: Tensor, name: int) -> Tensor:
 
 def _right(x: Tensor, bits: int) -> Tensor:
     """A shift that brings in zeros: torch's own brings in the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
     """`noise.mix` of the same 64 bits."""
-    x = (x ^ _right(x, 30)) * _FIRST
-    x = (x ^ _right(x, 27)) * _SECOND
-    return x ^ _right(x, 31)
+    x = (x ^ _right(x, 30)).mul_(_FIRST)
+    x = x.bitwise_xor_(_right(x, 27)).mul_(_SECOND)
+    return x.bitwise_xor_(_right(x, 31))

@@ -105,7 +105,8 @@ class Crop:
         size = (self.size, self.size) if self.size else (max(1, height // self.shrink), max(1, width // self.shrink))
         drawn = uniform(keys, "crop", 2 * _TRIES + 3)
         images = augment.crop(images, self.boxes(drawn[:, 1:], height, width), size, drawn[:, 0] < self.flip, self.bicubic)
-        return self.distortion(images.clamp_(0, 1), keys).clamp_(0, 1)  # the second of rounding alone
+        images = images.clamp_(0, 1) if self.bicubic else images  # linear weights stay in range, but for rounding
+        return self.distortion(images, keys).clamp_(0, 1)
 
     def boxes(self, drawn: Tensor, height: int, width: int) -> Tensor:
         """float32 (batch, 4): top, left, height, width, whole numbers; drawn: uniform (batch, 22).
