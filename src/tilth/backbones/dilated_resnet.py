@@ -34,6 +34,7 @@ class DilatedResNet(nn.Module):
                 dilation *= 2
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, channels, height, width) -> the map of every stage, the finest first."""
         return list(self.resnet(x, output_hidden_states=True).hidden_states[1:])
 
 

@@ -65,6 +65,7 @@ class GatedConvolution(nn.Module):
         self.near, self.joined = Convolved(dims, width, 1), Convolved(dims, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, *size) to the same."""
         return x + self.joined(self.far(x) + self.near(x))  # type: ignore[no-any-return]
 
 
@@ -101,6 +102,7 @@ class Stage(nn.Module):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A map (batch, channels of the stage before, *size) -> two of this one's width and size."""
         x = self.scans(self.gated(self.reduced(x)))
         return x, self.told(x)
 

@@ -24,9 +24,11 @@ class Chosen:
         return len(self.indices)
 
     def batch(self, indices: np.ndarray, noise: Noise) -> Batch:
+        """Those of the chosen examples."""
         return self.examples.batch(self.indices[indices], noise)
 
     def rows(self, indices: np.ndarray) -> list[np.ndarray]:
+        """Those of the chosen examples."""
         return self.examples.rows(self.indices[indices])
 
 

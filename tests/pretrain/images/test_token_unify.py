@@ -114,6 +114,8 @@ def test_networks_of_another_number_of_outputs_and_empty_mixtures_are_refused():
         TokenUnify(network, **PLAIN)(volumes())
     with pytest.raises(TilthError, match="nothing is asked"):
         TokenUnify(network, random=0, next=0, next_all=0, **PLAIN)
+    with pytest.raises(TilthError, match=r"values in \[0, 1\]"):
+        TokenUnify(network, output="linear", degrade=0.5, **PLAIN)
     with pytest.raises(TilthError, match="no range"):
         TokenUnify(network, mask_ratio=(0.8, 0.2), **PLAIN)
 

@@ -65,6 +65,7 @@ class InstanceRows(TileRows):
     ids: NDArray[np.int32]
 
     def batch(self, indices: np.ndarray, noise: Noise) -> Batch:
+        """As above."""
         plain = super().batch(indices, noise)
         ids = torch.from_numpy(self.ids[indices]).long()
         return Batch(tokens=plain.tokens, samples=plain.samples, **plain, ids=ids)

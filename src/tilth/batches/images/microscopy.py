@@ -21,7 +21,7 @@ Fault = Callable[[Tensor, Tensor], Tensor]  # (volumes (batch, channels, section
 
 @torch.no_grad()
 def degraded(values: Tensor, keys: Tensor, share: float) -> Tensor:
-    """values (batch, channels, *size), of which a share has one of `FAULTS` (arXiv 2405.16847's code), all equally likely.
+    """values (batch, channels, *size) in [0, 1], of which a share has one of `FAULTS` (arXiv 2405.16847's code), all equally likely.
 
     size: of pictures or of volumes whose first axis counts sections. Flips and turns are no faults: `views` has them.
     """

@@ -75,6 +75,7 @@ class Segmentation:
         self.mean, self.std, self.classes, self.ignore = mean, std, classes, ignore
 
     def build(self, corpus: Corpus, tokenizer: Any, context: Context) -> SegmentationRows:
+        """Decoded once. TilthError for missing columns, rows of several sizes, and numbers that are no class."""
         columns = ["array", "mask", *(["dem"] if self.terrain else [])]
         for column in columns:
             if column not in corpus.columns:
@@ -169,10 +170,12 @@ class SegmentationRows:
         return len(self.pixels)
 
     def batch(self, indices: np.ndarray, noise: Noise) -> Batch:
+        """As above."""
         mask = torch.from_numpy(self.masks[indices]).long()
         mask.masked_fill_(mask == _KEPT_IGNORED, IGNORED)
         plain = self.pixels.batch(indices, noise)
         return Batch(tokens=plain.tokens, samples=plain.samples, **plain, mask=mask)
 
     def rows(self, indices: np.ndarray) -> list[NDArray[np.int64]]:
+        """One row for each example."""
         return self.pixels.rows(indices)

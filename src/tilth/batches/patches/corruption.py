@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -63,7 +64,4 @@ def corrupted(values: Tensor, hidden: Tensor, patch: Sequence[int], keys: Tensor
 def spread(tokens: Tensor, like: Tensor, patch: Sequence[int]) -> Tensor:
     """What is said of patches (batch, tokens), said of every value: (batch, 1, *size of like)."""
     grid = grid_of(like.shape[2:], patch)
-    size = 1
-    for edge in patch:
-        size *= edge
-    return unpatchify(tokens[:, :, None].expand(-1, -1, size), grid, patch)
+    return unpatchify(tokens[:, :, None].expand(-1, -1, prod(patch)), grid, patch)

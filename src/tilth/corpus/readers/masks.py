@@ -30,7 +30,7 @@ PICTURES, MASKS = "images", "masks"
 class Masks(Reader):
     """Tiles of every picture below images/ that has a mask of the same name (of any ending) below masks/.
 
-    size, overlap: of the tiles in pixels, the last of an axis is moved back; smaller pictures are listed. channels: 3 or 1.
+    size, overlap: of the tiles in pixels, the last of an axis is moved back, a smaller picture is one smaller tile. channels: 3 or 1.
     Columns: array (.npy, uint8 (channels, size, size)), mask (.npy, whole numbers (size, size) as they are stored: grey values or
     numbers of a palette; single bits are 0 and 1), source, row and column (of the tile's first pixel), bands (names).
     Pictures without a mask, masks without a picture, masks in colour or of another size are listed.
@@ -47,10 +47,12 @@ class Masks(Reader):
         self.size, self.overlap, self.channels = size, overlap, channels
 
     def schema(self) -> pa.Schema:
+        """The columns above."""
         place = [("source", pa.string()), ("row", pa.int64()), ("column", pa.int64()), ("bands", pa.list_(pa.string()))]
         return pa.schema([(PLACE, pa.string()), ("array", pa.large_binary()), ("mask", pa.large_binary()), *place])
 
     def batches(self, skip: SkipList) -> Iterator[pa.RecordBatch]:
+        """Tiles in the order of the pictures' names, row by row of each; one picture and its mask are in memory."""
         return gather(self._rows(skip), self.schema())
 
     def _rows(self, skip: SkipList) -> Iterator[dict[str, Any]]:
@@ -76,8 +78,6 @@ class Masks(Reader):
                 continue
             if mask.shape != picture.shape[1:]:
                 skip(drawn_place, f"{_shown(mask.shape)} pixels for a picture of {_shown(picture.shape[1:])}")
-            elif min(mask.shape) < self.size:
-                skip(place, f"{_shown(mask.shape)} pixels are less than a tile of {self.size}")
             else:
                 yield from self._tiles(place, picture, mask)
         for name in masks.values():

@@ -44,6 +44,7 @@ class BarlowTwins(Objective):
         self.head = projection(model.config.hidden_size, head_width, head_out, layers=3)
 
     def forward(self, batch: Batch) -> Loss:
+        """The loss over the pictures of all processes; TilthError unless the views are two."""
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "barlow")
         seen = pooled(self.model, views)
         first, second = (self.head(vectors) for vectors in seen)

@@ -47,6 +47,7 @@ class BYOL(Objective):
         self.teacher, self.teacher_projector = Teacher(model), Teacher(self.projector)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures and over both orders of the views; TilthError unless these are two."""
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "byol")
         seen = pooled(self.model, views)
         first, second = (self.predictor(self.projector(vectors)) for vectors in seen)
@@ -55,6 +56,7 @@ class BYOL(Objective):
         return Loss(loss.mean(), count=len(loss), **signs(self, seen[0]))
 
     def after_step(self, step: int) -> None:
+        """The teacher follows."""
         kept = momentum(step, self.momentum_steps, self.momentum)
         self.teacher.follow(self.model, kept)
         self.teacher_projector.follow(self.projector, kept)

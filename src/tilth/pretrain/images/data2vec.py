@@ -64,6 +64,7 @@ class Data2Vec(Objective):
         self.head = nn.Linear(width, width)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures of the mean over their hidden patches."""
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         height, width = grid = grid_of(pixels.shape[2:], self.model.embedding(pixels).patch)
         mask = block_wise(batch["keys"], grid, int(self.mask_ratio * height * width), smallest=self.smallest_block)
@@ -85,5 +86,6 @@ class Data2Vec(Objective):
         return torch.cat([tokens[:, :place], tokens[:, place + 1 :]], 1)
 
     def after_step(self, step: int) -> None:
+        """The teacher follows."""
         rate = momentum(step, self.momentum_steps, self.momentum, self.momentum_end)
         self.teacher.follow(self.model, rate)

@@ -101,9 +101,11 @@ class DINO(Objective):
 
     @property
     def kept(self) -> nn.Module:
+        """The teacher."""
         return self.teacher.network
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures; adds the teacher's outputs to what the centre will be made of. TilthError for a single view."""
         views = self.views(natural(batch.pixel_values), batch["keys"])
         if len(views) < 2:
             raise TilthError("DINO compares views, and there is but one", where="views", hint="Use 'multi_crop' or 'simclr'.")
@@ -125,6 +127,7 @@ class DINO(Objective):
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
+        """The centre, the temperature and both parts of the teacher move on."""
         pending = across.total(self.pending, True)
         self.centre.lerp_(pending[:-1] / pending[-1].clamp(min=1), 1 - self.centre_momentum)
         self.pending.zero_()

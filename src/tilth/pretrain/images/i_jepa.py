@@ -64,9 +64,11 @@ class IJEPA(Objective):
 
     @property
     def kept(self) -> nn.Module:
+        """The teacher."""
         return self.teacher.network
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the patches of all targets, which it counts."""
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         grid = grid_of(pixels.shape[2:], self.model.embedding(pixels).patch)
         blocks = multi_block(
@@ -101,4 +103,5 @@ class IJEPA(Objective):
         return predicted
 
     def after_step(self, step: int) -> None:
+        """The teacher follows."""
         self.teacher.follow(self.model, momentum(step, self.momentum_steps, self.momentum))

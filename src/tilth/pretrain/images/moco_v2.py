@@ -53,6 +53,7 @@ class MoCoV2(Objective):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures; keeps the keys for the queue. TilthError unless the views are two."""
         first, second = two(self.views(natural(batch.pixel_values), batch["keys"]), "moco_v2")
         vectors = self.model(first).pooled
         queries = self.head(vectors)
@@ -75,5 +76,6 @@ class MoCoV2(Objective):
         self.oldest = (self.oldest + len(keys)) % len(self.queue)
 
     def after_step(self, step: int) -> None:
+        """The keys' network follows, and the queue takes the newest keys."""
         self.teacher.follow(self.model, self.momentum)
         self.teacher_head.follow(self.head, self.momentum)

@@ -62,6 +62,7 @@ class Segmentation(Objective):
             encoder.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Loss:
+        """The chosen loss over pixels that count, and the share of them that is right."""
         pixels, mask = self._views(batch)
         logits = self.model(pixel_values=pixels).logits
         total, count = LOSSES[self.loss](logits, mask, self.weights)

@@ -42,6 +42,7 @@ class SimCLR(Objective):
         self.head = projection(model.config.hidden_size, head_width, head_out, last_norm=True)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the pictures of all processes, each against all others; TilthError unless the views are two."""
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "simclr")
         # One batch through the head: its norms see both views, as in the authors' code.
         vectors = pooled(self.model, views)

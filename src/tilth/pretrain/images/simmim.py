@@ -68,6 +68,7 @@ class SimMIM(Objective):
         return unpatchify(self.decoder(tokens), grid_of(size, self.stride), self.stride)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over hidden pixels of all pictures."""
         [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
         size = pixels.shape[2:]
         targets = self.model.embedding(pixels).standardised(pixels)  # type: ignore[operator]

@@ -55,6 +55,7 @@ class SwAV(Objective):
         self.normalise()
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures and over pairs of views."""
         views = self.views(natural(batch.pixel_values), batch["keys"])
         if len(views) < 2:
             raise TilthError("'swav' compares views, but one was made", where="pretrain.swav.views", hint="Try 'multi_crop'.")
@@ -75,4 +76,5 @@ class SwAV(Objective):
         weight.copy_(F.normalize(weight, dim=1))
 
     def after_step(self, step: int) -> None:
+        """Prototypes are brought back to length 1."""
         self.normalise()

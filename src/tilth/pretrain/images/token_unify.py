@@ -29,7 +29,7 @@ class TokenUnify(Objective):
     patch: sides of a token, in the order of the axes. fill: what hidden patches hold, 'noise' of variance 1 or 'zero'. loss_on:
     'target', the patches asked for, or 'all' of them, as in the official code; next is about its one patch in both.
     output: 'sigmoid', for values in [0, 1]; or 'linear', for any, in units of their deviation. degrade: share of the examples hidden at
-    random that are also spoilt as micrographs are (`batches.images.microscopy`); the target stays clean. views: augmentation of input
+    random that are also spoilt as micrographs are (`batches.images.microscopy`, of values in [0, 1]); the target stays clean. views: augmentation of input
     and target alike.
 
     Deviates from the official code, which asks for the next patch through a small network of its own, of one input size, and for
@@ -67,11 +67,18 @@ class TokenUnify(Objective):
                 f"a sigmoid cannot rebuild values of mean {max(mean, key=abs):.3g}", where="token_unify.output",
                 hint="Use output 'linear', or data in bytes or between 0 and 1.",
             )  # fmt: skip
+        if degrade and output == "linear":
+            raise TilthError(
+                "faults of micrographs are of values in [0, 1]",
+                where="token_unify.degrade",
+                hint="Use output 'sigmoid', or degrade 0.",
+            )
         self.weights, self.patch, self.mask_ratio = tuple(weight / sum(weights) for weight in weights), tuple(patch), mask_ratio
         self.fill, self.loss_on, self.output, self.degrade, self.views = fill, loss_on, output, degrade, views.build()
         self.scale = Standardise(len(mean), *((mean, std) if output == "linear" else ((), ())))
 
     def forward(self, batch: Batch) -> Loss:
+        """The loss; raises TilthError where the patch does not divide the input, or the network has another number of outputs."""
         pixels, values, corruption, shown = self.asked(batch)
         errors = patchify((self.told(shown) - values).square(), self.patch).mean(2)
         asked = corruption.target

@@ -84,6 +84,7 @@ class Uni4Eye(Objective):
             self.gradient = Branch(source, {kind: side for kind, (_, side) in sizes.items()}, **shape)
 
     def forward(self, batch: Batch) -> Loss:
+        """Pictures and volumes of a batch weigh alike, whatever their numbers."""
         parts = [batch[kind] for kind in ("pictures", "volumes") if kind in batch] or [batch]
         losses = [self.losses(part) for part in parts]
         total = torch.stack([image + self.gradient_weight * gradient for image, gradient in losses]).mean()
@@ -110,6 +111,7 @@ class Uni4Eye(Objective):
         return patchify(sobel_magnitude(grey(embedding.standardised(pixels))), embedding.patch)
 
     def mask(self, keys: Tensor, pixels: Tensor) -> Mask:
+        """What is hidden of inputs (batch, channels, *size): the same share of each."""
         patch = self.model.embedding(pixels).patch
         tokens = prod(grid_of(pixels.shape[2:], patch))
         hidden = int(self.mask_ratio * tokens)

@@ -47,6 +47,7 @@ class VICReg(Objective):
         self.head = projection(model.config.hidden_size, head_width, head_out, layers=3)
 
     def forward(self, batch: Batch) -> Loss:
+        """The three terms over the pictures of all processes; TilthError unless the views are two."""
         views = two(self.views(natural(batch.pixel_values), batch["keys"]), "vicreg")
         seen = pooled(self.model, views)
         first, second = (self.head(vectors).float() for vectors in seen)

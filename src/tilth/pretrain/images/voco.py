@@ -90,6 +90,7 @@ class VoCo(Objective):
         self.teacher = Teacher(self.head)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over volumes of what their random crops lose."""
         found = self.answers(natural(batch.pixel_values), batch["keys"])
         bases = len(self.crops.bases())
         (b, q), (teacher_b, teacher_q) = (v.tensor_split([bases], 1) for v in (found.student, found.teacher))
