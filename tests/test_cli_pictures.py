@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.test_cli import tilth
+from tilth.backbones.folder import load
 from tilth.cli import app
+from tilth.cli.output import shown
 from tilth.errors import TilthError
 
 
@@ -96,3 +99,59 @@ def test_a_patch_that_does_not_divide_and_a_folder_with_one_picture_are_explaine
     Path("one/a.png").write_bytes(encoded(picture(0), "PNG"))
     with pytest.raises(TilthError, match="of the 1 rows"):
         tilth("pretrain", "one", "--out", "alone", "--quiet")
+
+
+def scenes(place: Path) -> None:
+    """Three scenes of five bands, of 40 x 48."""
+    place.mkdir()
+    for number in range(3):
+        np.save(place / f"{number}.npy", np.random.default_rng(number).random((5, 40, 48), np.float32))
+
+
+def volumes(place: Path) -> None:
+    """Six volumes of 20 x 24 x 28."""
+    place.mkdir()
+    for number in range(6):
+        values = np.random.default_rng(number).random((20, 24, 28), np.float32)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), place / f"{number}.nii")
+
+
+def drawn(place: Path) -> None:
+    """Four pictures with masks, of 40 x 48."""
+    for name in ("images", "masks"):
+        (place / name).mkdir(parents=True)
+    for number in range(4):
+        values = np.random.default_rng(number).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(values).save(place / f"images/{number}.png")
+        Image.fromarray(values[..., 0] // 128).save(place / f"masks/{number}.png")
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "channels", "size"),
+    [(scenes, "40x40, in 64 patches of 5", 5, [40, 40]), (volumes, "20x20x20, in 64 patches of 5", 1, [20, 20, 20]),
+     (drawn, "40x40, in 64 patches of 5", 3, [40, 40])],
+)  # fmt: skip
+def test_scenes_volumes_and_pictures_with_masks_become_an_encoder_too(tmp_path, monkeypatch, made, said, channels, size):
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "data")
+    arguments = ["pretrain", "data", "--set", "model.pretrain.budget={steps: 2}", "--out", "run", "--quiet"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert said in done.stderr and f"{channels} channels" in done.stderr
+    [given] = load("run/model").model.config.inputs
+    assert given["channels"] == channels and list(given["size"]) == size
+    tilth("embed", "run/model", "data", "features.parquet", "--quiet")
+    assert pq.read_table("features.parquet").num_rows == len(list((tmp_path / "data").rglob("*.*"))) // (
+        2 if made is drawn else 1
+    )
+
+
+def test_arrays_too_small_for_patches_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()
+    np.save("tiny/one.npy", np.ones((3, 6, 40), np.float32))
+    with pytest.raises(TilthError, match="6 along one axis are too small for 8 patches"):
+        CliRunner().invoke(app, ["pretrain", "tiny", "--quiet"], catch_exceptions=False)
+
+
+def test_a_figure_that_is_no_number_is_shown_as_that():
+    assert [shown(value) for value in (float("nan"), float("inf"), 3.0, 0.12345)] == ["nan", "inf", "3", "0.1235"]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tilth.errors import TilthError
 
-_RECIPES = {"text": "text", "answers": "answers", "image": "pictures"}
+_RECIPES = {"text": "text", "answers": "answers", "image": "pictures", "scene": "tiles", "volume": "tiles"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
         why.append(size.why)
     elif stage:
         changed = {f"stages.{stage}.pretrain.budget": {"seconds": 60 * minutes}}
-        if "pictures" in tree["stages"][stage]["pretrain"].get("batches", {}):
-            settings, reason = pictures(source)
+        batches = tree["stages"][stage]["pretrain"].get("batches", {})
+        look = next((look for name, look in (("pictures", pictures), ("tiles", tiles)) if name in batches), None)
+        if look:
+            settings, reason = look(source)
             changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
             why.append(reason)
     why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
@@ -93,6 +95,34 @@ def pictures(source: Any) -> tuple[dict[str, Any], str]:
         f"Shorter sides are about {side} pixels, in {kind}: kept at {size} x {size}, in 64 patches of {size // 8} x {size // 8}."
     )
     return {"batches.pictures": {"size": size, "channels": channels}, "backbone.patches.patch": size // 8}, why
+
+
+def tiles(source: Any) -> tuple[dict[str, Any], str]:
+    """The same for scenes and volumes: whole arrays in tiles of 64 patches, of at most 64 pixels a side, of volumes 32 voxels.
+
+    Raises TilthError for arrays that are too small.
+    """
+    from tilth.corpus.arrays import unpacked
+    from tilth.corpus.detect import READERS, detect
+
+    found = detect(source.path)
+    head = READERS[found.reader](source.path).peek()
+    column = head.column(found.columns.get("array", "array")).to_pylist()[:64] if head is not None else []
+    shapes = [unpacked(data).shape for data in column]
+    dims, least = len(shapes[0]) - 1, min(min(shape[1:]) for shape in shapes)
+    across, most = (8, 64) if dims == 2 else (4, 32)
+    if least < across:
+        raise TilthError(f"arrays of {least} along one axis are too small for {across} patches", where=str(source.path))
+    size = min(most, least // across * across)
+    # In volumes positions have three axes, so widths are multiples of 6.
+    mae: dict[str, Any] = (
+        {"objective.mae.views": {"mae": {}}}
+        if dims == 2
+        else {"objective.mae.views": {"volumes": {"flip": 0.5, "rot90": 0}}, "objective.mae.decoder_width": 120}
+    )
+    shown = "x".join([str(size)] * dims)
+    why = f"{shapes[0][0]} channels, sides from {least}: tiles of {shown}, in {across**dims} patches of {size // across} a side."
+    return {"batches.tiles": {"size": size, "overlap": 0}, "backbone.patches.patch": size // across, **mae}, why
 
 
 def _bytes(path: Path) -> int:

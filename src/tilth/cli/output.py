@@ -11,7 +11,7 @@ from typing import Any
 def shown(value: Any) -> str:
     """A cell as text: four significant digits, lists with commas, nothing for None."""
     if isinstance(value, float):
-        return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(shown, value))
     return "" if value is None else str(value)
