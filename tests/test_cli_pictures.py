@@ -139,6 +139,8 @@ def test_scenes_volumes_and_pictures_with_masks_become_an_encoder_too(tmp_path, 
     assert said in done.stderr and f"{channels} channels" in done.stderr
     [given] = load("run/model").model.config.inputs
     assert given["channels"] == channels and list(given["size"]) == size
+    report = Path("run/report.html").read_text()
+    assert "Nearest neighbours" in report and "not a number" not in report  # of the single row that is held out
     tilth("embed", "run/model", "data", "features.parquet", "--quiet")
     assert pq.read_table("features.parquet").num_rows == len(list((tmp_path / "data").rglob("*.*"))) // (
         2 if made is drawn else 1

@@ -94,8 +94,20 @@ def test_it_goes_through_a_folder_and_gets_other_outputs(tmp_path):
     assert torch.equal(AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "model").eval()(x).logits, model(x).logits)
     more = model.with_outputs(3)
     assert more(x).logits.shape == (1, 3, 4, 16, 16) and more.config.num_labels == 3 and model.config.num_labels == 1
-    kept = more.state_dict()
-    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items() if not name.startswith("outputs"))
+    for name, part in model.named_children():
+        assert (getattr(more, name) is part) == (name != "outputs")
+    assert more.state_dict().keys() == model.state_dict().keys() and model(x).logits.shape[1] == 1
+    save(more, None, tmp_path / "more", {})
+    assert torch.equal(load(tmp_path / "more").model.eval()(x).logits, more(x).logits)
+
+
+def test_of_other_outputs_only_the_last_layer_is_drawn():
+    model = network()
+    torch.manual_seed(3)
+    made, after = model.with_outputs(3).outputs, torch.rand(())
+    torch.manual_seed(3)
+    fresh = torch.nn.Conv3d(4, 3, 1)
+    assert torch.equal(made.weight, fresh.weight) and torch.equal(made.bias, fresh.bias) and torch.equal(after, torch.rand(()))
 
 
 def test_a_stage_gives_it_other_outputs(tmp_path):

@@ -66,3 +66,13 @@ def test_the_gallery_leaves_three_pictures_and_two_signs_of_collapse(tmp_path):
     for exhibit in shown:
         assert Image.open(io.BytesIO(base64.b64decode(exhibit["png"]))).format == "PNG"
     assert "Coloured by label" in shown[1]["note"]
+
+
+def test_a_single_picture_is_shown_and_tells_no_sign_of_collapse(tmp_path):
+    corpus = digits(tmp_path).filter("id = 'digit-0000'")
+    torch.manual_seed(0)
+    save(Patches(width=32, depth=1, heads=2, patch=2).build(Sample(1, (8, 8))), None, tmp_path / "model", {})
+    context = Context(tmp_path / "stage", corpora={"digits": corpus})
+    context.folder.mkdir()
+    scores = Gallery(data="digits", batches=use("batches", "pictures", channels=1))(tmp_path / "model", context)
+    assert scores.metrics == {} and len(exhibits(context.folder)) == 3

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from tests.images import digits
-from tilth.backbones.folder import save
+from tilth.backbones.folder import load, save
 from tilth.backbones.seg_mamba import SegMambaBackbone
 from tilth.context import Context
 from tilth.contracts import Sample, use
@@ -14,6 +14,8 @@ from tilth.errors import TilthError
 from tilth.evaluate.horizon import Horizon, errors
 from tilth.noise import Noise
 from tilth.pretrain.images.token_unify import TokenUnify
+from tilth.stages.pretrain import Pretrain
+from tilth.training.settings import Budget, Training
 
 A, S, CUT, LENGTH = 0.8, 1.0, 3, 20
 PIXELS = {"patch": (1, 1), "output": "linear", "fill": "zero", "views": use("views", "none")}
@@ -92,3 +94,33 @@ def test_it_scores_a_saved_network(tmp_path):
         Horizon(**{**settings, "distance": 16})(tmp_path / "model", context)
     with pytest.raises(TilthError, match="in an order"):
         Horizon(**{**settings, "objective": use("pretrain", "mae")})
+
+
+def test_what_is_not_given_is_as_the_network_was_trained(tmp_path):
+    context = Context(tmp_path / "stage", corpora={"digits": digits(tmp_path / "digits")})
+    context.folder.mkdir()
+    batches = use("batches", "pictures", channels=1)
+    objective = use("pretrain", "token_unify", patch=(2, 4), fill="zero", output="linear", views=use("views", "none"))
+    Pretrain(
+        data="digits", objective=objective, batches=batches, budget=Budget(steps=2), training=Training(batch_size=4, compile=False),
+        backbone=use("backbone", "seg_mamba", widths=(4,), depths=(0,), hidden=4, strides=(2, 2)),
+    ).run(context)  # fmt: skip
+    settings = {"test": "digits", "distance": 5, "cuts": 2, "batches": batches}
+    given = Horizon(**settings, objective=objective)(context.folder / "model", context).metrics
+    assert Horizon(**settings)(context.folder / "model", context).metrics == given
+    for other in ({"patch": (2, 2)}, {"fill": "noise"}, {"output": "sigmoid"}):
+        changed = use("pretrain", "token_unify", **{**objective.settings, **other})
+        assert Horizon(**settings, objective=changed)(context.folder / "model", context).metrics != given
+    trained = load(context.folder / "model")
+    later = {"data": "x", "stage": {"objective": {"affinity": {}}}}  # what came after does not tell how tokens were predicted
+    save(
+        trained.model,
+        None,
+        tmp_path / "later",
+        {"history": [*trained.about["history"], later, {"data": "y", "adapt": {"knn": {}}}]},
+    )
+    assert Horizon(**settings)(tmp_path / "later", context).metrics == given
+    for name, about in (("bare", {}), ("other", {"history": [later]})):
+        save(trained.model, None, tmp_path / name, about)
+        with pytest.raises(TilthError, match="nothing tells how this model was taught"):
+            Horizon(**settings)(tmp_path / name, context)

@@ -17,7 +17,7 @@ from tilth.contracts import Sample, use
 from tilth.errors import TilthError
 from tilth.evaluate.image_probe import ImageProbe, few
 from tilth.evaluate.label_curve import LabelCurve
-from tilth.evaluate.representation import effective_rank, uniformity
+from tilth.evaluate.representation import effective_rank, signs_of_collapse, uniformity
 from tilth.training.settings import Budget, Training
 
 GREY = use("batches", "pictures", channels=1)
@@ -87,6 +87,14 @@ def test_collapse_is_seen():
     assert effective_rank(spread) == pytest.approx(16, rel=0.02) and effective_rank(np.ones((50, 16))) == 1
     assert effective_rank(spread[:, :1] @ np.ones((1, 16))) == pytest.approx(1, abs=1e-6)
     assert uniformity(np.ones((50, 16))) == 0 and uniformity(spread) == pytest.approx(-3.5, abs=0.3)
+
+
+def test_a_single_row_tells_no_sign_of_collapse(world):
+    model, context = world
+    context.corpora["one"] = context.corpus("all").filter("id = 'digit-0000'")
+    scores = ImageProbe(train="train", test="one", neighbours=1, batches=GREY)(model, context).metrics
+    assert set(scores) == {"knn_accuracy", "linear_accuracy", "raw_knn_accuracy"}
+    assert signs_of_collapse(np.ones((1, 4))) == {} and signs_of_collapse(np.ones((2, 4)))["uniformity"] == 0
 
 
 def test_adapting_an_encoder_to_labelled_pictures_gives_a_classifier_that_is_saved_whole(world, tmp_path):

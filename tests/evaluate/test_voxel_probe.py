@@ -1,4 +1,4 @@
-"""Linear probes of voxels per layer, Dice against scikit-learn, and the scans that they are tried on."""
+"""Linear probes of voxels per layer, and Dice against scikit-learn."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +12,9 @@ from tilth.backbones.patches import Patches
 from tilth.context import Context
 from tilth.contracts import Sample
 from tilth.corpus import Corpus
-from tilth.corpus.arrays import packed, unpacked
+from tilth.corpus.arrays import packed
 from tilth.errors import TilthError
 from tilth.evaluate.voxel_probe import VoxelProbe, dice, probe
-from tilth.stages.ellipsoids import Ellipsoids, scan
 
 
 def scans(folder, mask=None):
@@ -77,17 +76,3 @@ def test_what_cannot_be_probed_is_told(tmp_path):
         model, context = scans(tmp_path / name, mask)
         with pytest.raises(TilthError, match=message):
             VoxelProbe(train="train", test="test", layers=[1])(model, context)
-
-
-def test_scans_are_functions_of_their_number(tmp_path):
-    context = Context(tmp_path)
-    assert Ellipsoids(count=5, size=16).run(context) == {"rows": 5.0}
-    table = Corpus.open(tmp_path / "corpus.lance").table()
-    values, mask = scan(3, 16, 0.1)
-    assert np.array_equal(unpacked(table["array"][3].as_py())[0], values) and np.array_equal(
-        unpacked(table["mask"][3].as_py()), mask
-    )
-    assert values.dtype == mask.dtype == np.uint8 and values.shape == (16, 16, 16)
-    seen = np.stack([scan(number, 16, 0.1)[1] for number in range(20)])
-    assert all(0.01 < (seen == organ).mean() < 0.2 for organ in range(1, 5)) and (seen == 0).mean() > 0.4
-    assert table["number"].to_pylist() == list(range(5))

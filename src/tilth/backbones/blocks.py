@@ -16,6 +16,7 @@ class Attention(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (batch, tokens, width) to the same."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q, bias))
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
@@ -35,6 +36,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What x reads of the source, (batch, n, width). bias: added to q k^T / sqrt(d), (batch or 1, heads or 1, n, m)."""
         q = self.q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -49,6 +51,7 @@ class MLP(nn.Module):
         self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
         return self.down(F.gelu(self.up(x)))  # type: ignore[no-any-return]
 
 
@@ -60,6 +63,7 @@ class SwiGLU(nn.Module):
         self.gate, self.up, self.down = nn.Linear(width, inner), nn.Linear(width, inner), nn.Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to the same."""
         return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[no-any-return]
 
 
@@ -71,6 +75,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (batch, ...): a branch's output, to the same."""
         if not self.training or not self.rate:
             return x
         kept = torch.rand(len(x), *[1] * (x.ndim - 1), device=x.device) >= self.rate
@@ -87,6 +92,7 @@ class Block(nn.Module):
         self.drop = DropPath(drop_path)
 
     def forward(self, x: Tensor, *given: object) -> Tensor:
+        """x (batch, tokens, width) to the same."""
         x = x + self.drop(self.mixer(self.mixer_norm(x), *given))
         return x + self.drop(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 

@@ -32,7 +32,7 @@ class PictureClassifierConfig(PretrainedConfig):
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to all tokens (batch, tokens, width) -> (batch, width)   (CoCa, arXiv 2205.01917, section 3.2)."""
+    """One learned query attends to all tokens   (CoCa, arXiv 2205.01917, section 3.2)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -43,6 +43,7 @@ class AttentionPool(nn.Module):
     undecayed = ("query",)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """(batch, tokens, width) -> (batch, width)."""
         tokens = self.norm(tokens)
         return self.attention(self.query.expand(len(tokens), -1, -1), tokens)[:, 0]  # type: ignore[no-any-return]
 

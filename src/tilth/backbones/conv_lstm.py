@@ -47,6 +47,7 @@ class Cell(nn.Module):
         self.gates = nn.Conv2d(source + width, 4 * width, 3, padding=1)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """x (batch, source, *size), h and c (batch, width, *size) -> the next h and c."""
         i, f, o, g = self.gates(torch.cat([x, h], 1)).chunk(4, 1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c

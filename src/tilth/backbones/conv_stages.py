@@ -77,6 +77,7 @@ class Standardise(nn.Module):
         return {name: torch.tensor(values, dtype=torch.float32).reshape(wide) for name, values in given.items()}
 
     def forward(self, values: Tensor) -> Tensor:
+        """values (batch, channels, *size) to the same."""
         return (values.float() - self.mean) / self.std
 
 
@@ -96,6 +97,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = convolution(source, width, 1, stride, bias=False) if stride > 1 or source != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, source, *size) -> (batch, width, *size / stride), rounded up."""
         branch = self.second_norm(self.second(F.relu(self.first_norm(self.first(x)))))
         return F.relu(self.shortcut(x) + branch)
 

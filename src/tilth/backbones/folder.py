@@ -31,6 +31,7 @@ from transformers import (
 from transformers.utils import logging
 
 from tilth.backbones import (
+    adhr_cd_net,
     bit_cd,
     change_former,
     classifier,
@@ -39,12 +40,14 @@ from tilth.backbones import (
     deeplab_v3_plus,
     dense,
     guards,
+    hfa_net,
     images,
     patches,
     seg_mamba,
     siamese,
     snunet,
     swin,
+    trans_unet_cd,
     unet,
     unet_plus_plus,
     upernet,
@@ -64,14 +67,15 @@ swin.register()
 classifier.register()
 conv_stages.register()
 for segmenter in (
-    unet, unet_plus_plus, deeplab_v3_plus, upernet, siamese, snunet, bit_cd, change_former, conv_lstm, dense, seg_mamba,
+    unet, unet_plus_plus, deeplab_v3_plus, upernet, siamese, snunet, bit_cd, change_former, hfa_net, adhr_cd_net,
+    trans_unet_cd, conv_lstm, dense, seg_mamba,
 ):  # fmt: skip
     segmenter.register()
 logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # who trains or runs a recipe shows progress
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"}
 _SEGMENTERS = (
-    "UNet", "UNetPlusPlus", "DeepLabV3Plus", "UPerNetSegmenter", "BitChangeDetector", "ChangeFormer", "ConvLSTM", "DenseClassifier",
-    "SegMamba",
+    "UNet", "UNetPlusPlus", "DeepLabV3Plus", "UPerNetSegmenter", "BitChangeDetector", "ChangeFormer", "HFANet", "ADHRCDNet",
+    "TransUNetCD", "ConvLSTM", "DenseClassifier", "SegMamba",
 )  # fmt: skip
 _HEADS = (
     (("ForImageClassification", "PictureClassifier"), AutoModelForImageClassification),

@@ -49,6 +49,7 @@ class ImageCNNForImageClassification(PreTrainedModel):
         """PyTorch's own initialisation stands."""
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutputWithNoAttention:
+        """pixel_values (batch, channels, size, size) -> logits (batch, classes)."""
         return ImageClassifierOutputWithNoAttention(logits=self.head(self.embedding(self.convolutions(pixel_values))))
 
 

@@ -90,6 +90,7 @@ class Mamba2Mixer(nn.Module):
         self.out_proj = nn.Linear(self.inner, width, bias=False)
 
     def forward(self, x: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """As `MambaMixer.forward`."""
         z, u = self.in_proj(x).tensor_split([self.inner], -1)
         y = (self.scans(u, grid) * silu(z)).float().unflatten(-1, (self.groups, -1))
         return self.out_proj(rms_norm(y, y.shape[-1:], eps=1e-5).flatten(-2) * self.scale)  # type: ignore[no-any-return]
@@ -110,6 +111,7 @@ class Scans(nn.ModuleList):
         self.directions, self.combine, self.slices = tuple(directions), combine, slices
 
     def forward(self, u: Tensor, grid: tuple[int, ...] | None = None) -> Tensor:
+        """u: tokens in their own order, as what comes out. grid and errors as in `MambaMixer.forward`."""
         total: Tensor | None = None
         for y in self.raw(u, grid):
             total = y if total is None else total + y

@@ -7,6 +7,7 @@ convolved over outside the gated convolutions; a size that the strides do not di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from math import prod
 
 import torch
@@ -166,11 +167,10 @@ class SegMamba(PreTrainedModel):
 
     def with_outputs(self, count: int) -> SegMamba:
         """The same network, its weights shared, under a fresh last layer of `count` outputs."""
-        made = SegMamba(SegMambaConfig(**{**self.config.to_dict(), "num_labels": count}))
-        outputs = made.outputs
-        for name, module in self.named_children():
-            setattr(made, name, module)
-        made.outputs = outputs
+        made = deepcopy(self, {id(part): part for part in self.children()})  # parts that are known already are not copied
+        made.config.num_labels = count
+        convolution = CONVOLUTIONS[len(self.config.strides) - 1]
+        made.outputs = convolution(self.config.widths[0], count, 1, device=self.device, dtype=self.dtype)
         return made
 
 

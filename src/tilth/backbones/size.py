@@ -49,6 +49,7 @@ class Suggestion:
 
     @property
     def backbone(self) -> CausalLM:
+        """The network, to be built with a tokeniser."""
         return CausalLM(width=self.width, depth=self.depth, heads=self.heads)
 
 

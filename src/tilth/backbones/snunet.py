@@ -39,6 +39,7 @@ class Node(nn.Module):
         self.first_norm, self.second_norm = (nn.GroupNorm(gcd(8, width), width) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(batch, source, *size) -> (batch, width, *size)."""
         kept = self.first(x)
         return F.relu(self.second_norm(self.second(F.relu(self.first_norm(kept)))) + kept)
 
@@ -52,6 +53,7 @@ class ChannelAttention(nn.Module):
         self.fc = nn.Sequential(nn.Conv2d(width, inner, 1, bias=False), nn.ReLU(), nn.Conv2d(inner, width, 1, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x: a map (batch, width, *size)."""
         return (self.fc(x.mean((2, 3), keepdim=True)) + self.fc(x.amax((2, 3), keepdim=True))).sigmoid()
 
 

@@ -86,6 +86,7 @@ class PixelScale(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def values(self) -> dict[str, Tensor]:
+        """What the buffers start as: (channels, 1, 1) each."""
         pairs = (("mean", 0.0), ("std", 1.0))
         return {
             name: torch.tensor(self.given[name] or [default] * self.given["channels"]).reshape(-1, 1, 1)

@@ -123,9 +123,11 @@ class TableAttention(WindowAttention):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(math.prod(2 * side - 1 for side in window), heads))
 
     def table(self) -> Tensor:
+        """((2 Mh - 1)(2 Mw - 1), heads), before the sigmoid."""
         return self.relative_position_bias_table
 
     def reset(self) -> None:
+        """As `WindowAttention.reset`, and the table is drawn anew."""
         super().reset()
         init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 

@@ -92,6 +92,7 @@ class SwinBlock(Swinv2Layer):
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, input_dimensions: tuple[int, int], output_attentions: bool | None = False
     ) -> tuple[Tensor, ...]:
+        """hidden_states (batch, tokens, width), in raster order of a map of `input_dimensions` -> the same, alone in a tuple."""
         x = hidden_states
         if self.post:
             x = x + self.drop_path(self.layernorm_before(self.mixed(x, input_dimensions)))

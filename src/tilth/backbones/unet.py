@@ -58,6 +58,7 @@ class Contracting(nn.Module):
         self.levels = nn.ModuleList(DoubleConvolution(s, w) for s, w in zip(sources, widths, strict=True))
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """x (batch, channels, height, width) -> maps, the finest first."""
         maps: list[Tensor] = []
         for level in self.levels:
             x = level(F.max_pool2d(x, 2) if maps else x)

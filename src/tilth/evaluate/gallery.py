@@ -22,7 +22,7 @@ from tilth.batches.images.pictures import natural
 from tilth.batches.images.sheet import sheet
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method
 from tilth.errors import TilthError, nearest
-from tilth.evaluate.representation import effective_rank, uniformity
+from tilth.evaluate.representation import signs_of_collapse
 from tilth.noise import hashed_uniform
 from tilth.registry import PositiveInt
 
@@ -38,7 +38,8 @@ class Gallery(Benchmark):
     """Exhibits: rows of pictures with their nearest neighbours, a 2-D map (t-SNE of the features), the last block's attention.
 
     data: rows, labels not needed. colour: a column the map is coloured by, None: 'label' where there is one. examples: most rows that
-    are looked at. queries: pictures whose neighbours and attention are shown. batches: None: as the model was built for. Metrics: effective_rank, uniformity.
+    are looked at. queries: pictures whose neighbours and attention are shown. batches: None: as the model was built for. Metrics:
+    effective_rank, uniformity; neither of a single row.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Gallery(Benchmark):
                 "picture", "Attention", png=sheet([[shown[q], *heads] for q, heads in zip(asked, maps, strict=True)]),
                 note="Where each head of the last block looks: brighter is more; from the class token where there is one, else on average.",
             )  # fmt: skip
-        return Scores({"effective_rank": effective_rank(features), "uniformity": uniformity(features)})
+        return Scores(signs_of_collapse(features))
 
     def _map(self, features: NDArray[np.float32], corpus: Corpus, chosen: NDArray[np.int64]) -> dict[str, str]:
         column = self.colour or ("label" if "label" in corpus.columns else None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from tilth.context import Context
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.token_unify import TokenUnify
-from tilth.registry import PositiveInt
+from tilth.registry import PositiveInt, configure
 from tilth.training.parallel import world
 
 
@@ -28,7 +28,7 @@ class Horizon(Benchmark):
 
     rolled: each token is predicted from those before it, the network's own predictions where they are hidden; else all are read off
     one prediction. cuts: how many cuts, spread evenly over those that leave room. objective: `token_unify` with the patch, fill and
-    output that the network was trained with.
+    output that the network was trained with; None: as its history has them.
     Metrics: mse_1 ... mse_<distance>, means over rows of `test` and cuts; growth: the last over the first.
     """
 
@@ -40,20 +40,22 @@ class Horizon(Benchmark):
         distance: PositiveInt = 16,
         cuts: PositiveInt = 4,
         together: PositiveInt = 64,
-        objective: Annotated[Configured, Kind("pretrain")] = use("pretrain", "token_unify"),
+        objective: Annotated[Configured, Kind("pretrain")] | None = None,
         batches: Annotated[Configured, Kind("batches")] = use("batches", "tiles"),
     ) -> None:
-        if not issubclass(objective.cls, TokenUnify):
+        if objective and not issubclass(objective.cls, TokenUnify):
             raise TilthError(f"'{objective.name}' does not predict tokens in an order", where="horizon.objective")
         self.test, self.rolled, self.distance, self.cuts = test, rolled, distance, cuts
         self.together, self.objective, self.batches = together, objective, batches
 
     @torch.inference_mode()
     def __call__(self, model: Path, context: Context) -> Scores:
-        """Raises TilthError when an input has no more tokens than `distance`."""
+        """Raises TilthError when an input has no more tokens than `distance`, and where nothing tells how the model was trained."""
         rows = self.batches.build().build(context.corpus(self.test), None, context)
         device = world().device
-        objective = cast(TokenUnify, self.objective.build(load(model).model).to(device).eval())
+        text_model = load(model)
+        how = self.objective or trained_with(text_model.about, model)
+        objective = cast(TokenUnify, how.build(text_model.model).to(device).eval())
         total, seen = torch.zeros(self.distance, dtype=torch.float64, device=device), 0
         context.progress.start("predicting", len(rows), "examples")
         for start in range(0, len(rows), self.together):
@@ -75,6 +77,18 @@ class Horizon(Benchmark):
             x="tokens from the cut", y="mean squared error", log=False,
         )  # fmt: skip
         return Scores({**{f"mse_{d}": e for d, e in enumerate(each, 1)}, "growth": each[-1] / max(each[0], 1e-12)})
+
+
+def trained_with(about: dict[str, Any], model: Path) -> Configured:
+    """The settings of the last training by `token_unify` that tilth.json tells of; TilthError where it tells of none."""
+    for entry in reversed(about.get("history", [])):
+        given = entry.get("stage", {}).get("objective", {})
+        if "token_unify" in given:
+            return configure("pretrain", given)
+    raise TilthError(
+        "nothing tells how this model was taught to predict tokens", where=str(model),
+        hint="Give the benchmark the setting 'objective', with the patch, fill and output of the training.",
+    )  # fmt: skip
 
 
 def errors(objective: TokenUnify, pixels: Tensor, keys: Tensor, cut: int, distance: int, rolled: bool) -> Tensor:

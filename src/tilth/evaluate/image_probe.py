@@ -18,7 +18,7 @@ from tilth.batches.examples import Chosen, reading
 from tilth.batches.images.pictures import PixelRows, natural
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Scores, method
 from tilth.errors import TilthError
-from tilth.evaluate.representation import effective_rank, uniformity
+from tilth.evaluate.representation import signs_of_collapse
 from tilth.noise import hashed_uniform
 from tilth.registry import Positive, PositiveInt, plain
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @method("benchmark", "image_probe", systems=[88])
 class ImageProbe(Benchmark):
     """Metrics: knn_accuracy, linear_accuracy on `test`; raw_knn_accuracy (pixels for features); effective_rank, uniformity of
-    the test rows' features.
+    the test rows' features, of two rows or more.
 
     train, test: labelled rows. label: the class's column. per_class: labelled training rows of each class, drawn with the seed;
     None: all. neighbours: of k-NN by cosine, at most the labelled rows. C: of the logistic regression on standardised features,
@@ -80,8 +80,7 @@ class ImageProbe(Benchmark):
                 "knn_accuracy": float((knn.predict(asked) == truth).mean()),
                 "linear_accuracy": float((probe.predict(asked) == truth).mean()),
                 "raw_knn_accuracy": float(np.load(context.cache("raw-knn", parts, raw) / "accuracy.npy")),
-                "effective_rank": effective_rank(asked),
-                "uniformity": uniformity(asked),
+                **signs_of_collapse(asked),
             }
         )
 

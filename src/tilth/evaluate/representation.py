@@ -8,6 +8,11 @@ from numpy.typing import NDArray
 _PAIRS = 2000  # vectors whose mutual distances are looked at
 
 
+def signs_of_collapse(features: NDArray[np.floating]) -> dict[str, float]:
+    """effective_rank and uniformity of feature vectors (rows, width); neither of fewer than two, which lie nowhere to each other."""
+    return {"effective_rank": effective_rank(features), "uniformity": uniformity(features)} if len(features) > 1 else {}
+
+
 def effective_rank(features: NDArray[np.floating]) -> float:
     """exp of the entropy of the normalised singular values of the centred features (Roy and Vetterli, EUSIPCO 2007).
 
@@ -22,7 +27,7 @@ def effective_rank(features: NDArray[np.floating]) -> float:
 
 
 def uniformity(features: NDArray[np.floating]) -> float:
-    """log of the mean of exp(-2 |u - v|^2) over pairs of different vectors of length one (arXiv 2005.10242, eq. 3).
+    """log of the mean of exp(-2 |u - v|^2) over pairs of different vectors of length one (arXiv 2005.10242, eq. 3); at least two.
 
     0 where all vectors are alike, about -4 where they are spread evenly in many dimensions. Of many vectors evenly spaced ones are taken.
     """

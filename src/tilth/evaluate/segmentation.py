@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tilth.backbones.folder import load
+from tilth.batches.balanced import Balanced
 from tilth.batches.images.pictures import natural
 from tilth.context import Context
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
@@ -46,6 +47,11 @@ class SegmentationScores(Benchmark):
     ) -> None:
         if any(max(merged, default=0) >= len(names) or name in names for name, merged in merge.items()):
             raise TilthError("'merge' gives new names to numbers of classes", where="segmentation.merge", hint="Count from 0.")
+        if issubclass(batches.cls, Balanced):
+            raise TilthError(
+                "'balanced' is for training: scores are of rows as they are", where="segmentation.batches",
+                hint="Name what stands under its 'of'.",
+            )  # fmt: skip
         self.test, self.names, self.merge, self.groups = test, names, merge, groups
         self.together, self.batches = together, batches
 
@@ -54,12 +60,13 @@ class SegmentationScores(Benchmark):
         corpus = context.corpus(self.test)
         if missing := set(self.groups) - set(corpus.columns):
             raise TilthError(f"the corpus has no column '{min(missing)}'", where=corpus.uri)
+        rows = self.batches.build().build(corpus, None, context)
         network = load(model).model
         if network.config.num_labels != len(self.names):
             raise TilthError(
                 f"the network names {network.config.num_labels} classes and 'names' {len(self.names)}", where="segmentation.names"
             )
-        each = confusions(network, self.batches.build().build(corpus, None, context), len(self.names), self.together)
+        each = confusions(network, rows, len(self.names), self.together)
         for column in self.groups:
             values = corpus.table(["id", column])[column].to_pylist()
             context.exhibit("table", f"By {column}", **self._table(column, each, values))

@@ -6,6 +6,7 @@ import numpy as np
 from transformers import AutoTokenizer
 
 from tilth.backbones.folder import TextModel, load, save
+from tilth.batches.balanced import Balanced
 from tilth.batches.images.sheet import sheet
 from tilth.context import Context
 from tilth.contracts import (
@@ -80,7 +81,9 @@ class Pretrain(Stage):
         evaluation, shown = None, examples
         objective: Objective = self.objective.build(text_model.model)
         if self.held_out:
-            held_out = shown = self.batches.build().build(context.corpus(self.held_out), text_model.tokenizer, context)
+            made = self.batches.build()
+            as_they_are = made.of.build() if isinstance(made, Balanced) else made
+            held_out = shown = as_they_are.build(context.corpus(self.held_out), text_model.tokenizer, context)
             evaluation = Evaluation(held_out, self.evaluate_every, self.evaluate_examples)
         fitted = fit(
             objective, examples,

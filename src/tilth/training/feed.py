@@ -90,7 +90,7 @@ def held_out(examples: Examples, limit: int | None, batch_size: int, seed: int, 
 
     The same noise each time, and never training's.
     """
-    count = min(limit or len(examples), len(examples))
+    count = min(max(limit or len(examples), world.size), len(examples))  # none is left without a row
     share = np.array_split(np.linspace(0, len(examples) - 1, count).round().astype(np.int64), world.size)[world.rank]
     for start in range(0, len(share), batch_size):
         indices = share[start : start + batch_size]

@@ -229,13 +229,17 @@ class _Run:
                 with torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.training.precision == "bf16"):
                     total, count, parts = self.update.plain(batch)
                 names = list(parts)
-                sums = sums + sum_of([Micro(total, count, parts, 0, 0)])
+                found = sum_of([Micro(total, count, parts, 0, 0)])
+                # A part that is no number is left out of its mean, as signs of collapse are of a batch of one; the loss never is.
+                there = torch.cat([found.new_ones(1), found[2:].isfinite()])
+                sums = sums + torch.stack([torch.where(there > 0, found[1:], 0), found[0] * there])
         self.objective.train()
         if self.average:
             self.average.swap()
-        weight, whole, *each = self.world.sum(sums).tolist()
+        (whole, *each), (weight, *weights) = self.world.sum(sums).tolist()
         line = {"step": self.step, "seconds": round(self.seconds(), 3), "held_out_loss": whole / weight}
-        self.log.write(line | {"held_out_parts": {name: part / weight for name, part in zip(names, each, strict=True)}})
+        told = {name: part / over for name, part, over in zip(names, each, weights, strict=True) if over}
+        self.log.write(line | {"held_out_parts": told})
         self.progress.update(self.step, held_out_loss=whole / weight)
 
     def checkpoint(self, trained: Trained) -> None:

@@ -18,9 +18,10 @@ CLAMP = 0.15
 GRD_MEAN, GRD_STD = (0.0953, 0.0264), (0.0427, 0.0215)  # VV, VH of Kuro Siwo (arXiv 2311.12056), after the clamp
 
 
-def clamped(values: NDArray[Any], limit: float = CLAMP) -> NDArray[np.float32]:
-    """Values in [0, limit]; NaN becomes the limit (arXiv 2311.12056's code), which is also what a bright target is."""
-    found: NDArray[np.float32] = np.nan_to_num(values.astype(np.float32), nan=limit, posinf=limit, neginf=0.0).clip(0, limit)
+def clamped(values: NDArray[Any], limit: float = CLAMP, missing: float | None = None) -> NDArray[np.float32]:
+    """Values in [0, limit]; NaN becomes `missing`, or the limit (arXiv 2311.12056's code), as a bright target does."""
+    nan = limit if missing is None else missing
+    found: NDArray[np.float32] = np.nan_to_num(values.astype(np.float32), nan=nan, posinf=limit, neginf=0.0).clip(0, limit)
     return found
 
 

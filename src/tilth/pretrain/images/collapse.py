@@ -11,10 +11,13 @@ from torch.nn import functional as F
 def signs(objective: nn.Module, pooled: Tensor) -> dict[str, Tensor]:
     """Parts for a Loss: effective rank (Roy and Vetterli, EUSIPCO 2007) and uniformity (arXiv 2005.10242) of a batch's vectors.
 
-    pooled (batch, width), at least two rows. Empty while training, where they would cost a decomposition at every step.
+    pooled (batch, width). Empty while training, where they would cost a decomposition at every step; NaN of a single row, which
+    the loop leaves out of the mean.
     """
-    if objective.training or len(pooled) < 2:
+    if objective.training:
         return {}
+    if len(pooled) < 2:
+        return dict.fromkeys(("effective_rank", "uniformity"), pooled.new_full((), torch.nan, dtype=torch.float32))
     vectors = pooled.float()
     values = torch.linalg.svdvals(vectors - vectors.mean(0))
     shares = values / values.sum().clamp(min=1e-12)
