@@ -199,7 +199,7 @@ class ADHRCDNet(PreTrainedModel):
 
 @method("backbone", "adhr_cd_net", systems=[6])
 class AttentiveDifferentialNet(Backbone):
-    """ADHR-CDNet (Zhang et al., IEEE TGRS 60, 2022), built from the authors' code.
+    """ADHR-CDNet (Zhang et al., IEEE TGRS 60, 2022): attentive differences at high resolution, details as in the authors' code.
 
     classes: of every pixel. shared: channels at the end that both dates see. widths: channels of every branch, from the finest, which
     has the picture's size; each other has half the size of the one before. blocks: residual blocks of every branch in every stage.

@@ -171,9 +171,10 @@ class HFANet(PreTrainedModel):
 
 @method("backbone", "hfa_net", systems=[6])
 class HighFrequencyAttentionNet(Backbone):
-    """HFA-Net (doi 10.1016/j.patcog.2022.108717), built from the authors' code: one encoder for both dates, their maps of every level
-    fused by a 1 x 1 convolution of both, so the order of dates matters.
+    """HFA-Net (doi 10.1016/j.patcog.2022.108717): one encoder for both dates that attends to high frequencies.
 
+    Maps of every level are fused by a 1 x 1 convolution of both dates' maps, so the order of dates matters. Details are those of
+    the authors' code, but where said here.
     classes: of every pixel. shared: channels at the end that both dates see. widths: channels of every level, from the finest. Group
     norms and ReLUs, where the authors have batch norms and PReLUs; channels are filtered each by itself, in their code as a sum; the
     attention goes up by 2 x 2 transposed convolutions, theirs by 3 x 3 ones; slopes are magnitudes (`HighFrequency`).
