@@ -11,7 +11,7 @@ from pathlib import Path
 from tilth.corpus import walk
 from tilth.corpus.columns import map_columns
 from tilth.corpus.decode import decode
-from tilth.corpus.readers import csv, folders, hub, jsonl, masks, media, parquet, scenes, table, volumes, webdataset
+from tilth.corpus.readers import csv, folders, hub, jsonl, kuro_siwo, masks, media, parquet, scenes, table, volumes, webdataset
 from tilth.corpus.readers.base import Reader
 from tilth.corpus.readers.dicom import is_dicom
 from tilth.corpus.skipped import SkipList
@@ -22,7 +22,7 @@ READERS: dict[str, type[Reader]] = {
     cls.name: cls
     for cls in (
         jsonl.JSONLines, csv.CSV, parquet.Parquet, webdataset.WebDataset, media.Images, media.Sounds, folders.Code, folders.Text,
-        hub.Hub, table.Lance, scenes.Scenes, volumes.Volumes, masks.Masks,
+        hub.Hub, table.Lance, scenes.Scenes, volumes.Volumes, masks.Masks, kuro_siwo.KuroSiwo,
     )
 }  # fmt: skip
 _SUFFIXES = {
@@ -121,6 +121,8 @@ def _reader_of_folder(path: Path) -> tuple[str, str]:
     found = list(islice(walk.files(path, SkipList()), _LOOKED_AT))
     if not found:
         raise TilthError("the folder is empty", where=str(path), hint="Hidden files and links to nothing are not counted.")
+    if kuro_siwo.of_kuro_siwo(name for _, name in found):
+        return "kuro_siwo", "most of its TIFF files are named as those of Kuro Siwo"
     counts = Counter(filter(None, (family(name) for _, name in found)))
     more = "+" if len(found) == _LOOKED_AT else ""
     if not counts:
