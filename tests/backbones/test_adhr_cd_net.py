@@ -18,22 +18,6 @@ def made(sample=SAMPLE, **more):
     return check.made(NAME, SETTINGS, sample, **more)
 
 
-def test_any_size_has_logits_of_its_own_and_examples_stay_apart():
-    check.check_sizes_and_examples(made())
-
-
-def test_a_folder_gives_the_same(tmp_path):
-    check.check_folder(made(), tmp_path / "model")
-
-
-def test_inputs_are_standardised_inside():
-    check.check_standardised_inside(made(), made(Sample(4, SIZE)))
-
-
-def test_every_weight_has_a_gradient():
-    check.check_gradients(made(widths=[4, 8, 8, 16]))
-
-
 def test_a_toy_map_of_change_is_learnt():
     check.check_learns(made())
 
