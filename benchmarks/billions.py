@@ -5,8 +5,9 @@
 
 Writes benchmarks/results/unlearning_billions.json. Weights are drawn at random and saved in bfloat16, so nothing is shown of how well
 anything is forgotten: what is shown is that each method runs whole, from the folder to a new folder that loads again, and what it needs.
-Private memory (RssAnon, sampled every 50 ms) holds weights, adapters, moments and activations, which on a GPU would lie there until
-the last step; after it, a model in 8 bit is read again as it was saved, in main memory, to add to it what was learnt.
+Private memory (RssAnon, sampled every 50 ms) holds weights in 8 bit, adapters, moments and activations, which on a GPU would lie there
+until the last step; after it, a model in 8 bit is read again as it was saved, in main memory, to add to it what was learnt. Weights in
+bfloat16 are mapped from their file and count as resident alone. Seconds are of a whole command, and hang on what else the machine does.
 """
 
 from __future__ import annotations
