@@ -4,7 +4,7 @@
     python -m benchmarks.billions --width 64 --depth 2 --heads 4     seconds, to see that it runs
 
 Writes benchmarks/results/unlearning_billions.json. Weights are drawn at random and saved in bfloat16, so nothing is shown of how well
-anything is forgotten: what is shown is that each method runs whole, from the folder to a new folder that loads again, and what it needs.
+anything is forgotten: what is shown is that each method runs whole, from the folder to a new folder with all weights, and what it needs.
 Private memory (RssAnon, sampled every 50 ms) holds weights in 8 bit, adapters, moments and activations, which on a GPU would lie there
 until the last step; after it, a model in 8 bit is read again as it was saved, in main memory, to add to it what was learnt. Weights in
 bfloat16 are mapped from their file and count as resident alone. Seconds are of a whole command, and hang on what else the machine does.
