@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from tilth.contracts import Batch, Loss, Noise, Objective
 
 VOCABULARY, LENGTH, WIDTH = 13, 6, 8
+# Of a token in `Network`, forward and backward: four linear layers of two blocks and the output layer, three products each.
+FLOPS = 3 * 2 * (4 * WIDTH * 2 * WIDTH + WIDTH * VOCABULARY)
 
 
 class Sequences:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.training.doubles import LENGTH, Network, Next, Sequences, objective, same, weights
+from tests.training.doubles import FLOPS, LENGTH, Network, Next, Sequences, objective, same, weights
 from tilth.batches.order import Order
 from tilth.contracts import Batch, Loss, Noise, Objective
 from tilth.errors import TilthError
@@ -90,7 +90,7 @@ def test_batches_without_a_count_weigh_the_same(tmp_path):
         (Budget(epochs=0.5), 4),
         (Budget(epochs=2), 15),
         (Budget(tokens=5 * 4 * LENGTH + 1), 6),
-        (Budget(flops=6.0 * sum(p.numel() for p in Network(0.0).parameters()) * 4 * LENGTH * 3), 3),
+        (Budget(flops=FLOPS * 4 * LENGTH * 2.5), 3),
     ],
 )
 def test_budgets_become_steps(tmp_path, budget, steps):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.doubles import same
+from tests.training.doubles import FLOPS, LENGTH, same
 from tests.training.test_loop import PLAIN, lines
 from tests.training.test_trouble import run
 
@@ -39,7 +39,8 @@ def test_two_processes_train_as_one_does_with_the_doubled_batch(tmp_path, parall
     one = {"training": {**PLAIN, "batch_size": 8, "accumulate": 2}, "budget": {"steps": 20}, "dropout": 0.0, "evaluate": True}
     assert run(tmp_path / "one", tmp_path / "one.pt", **one).returncode == 0
     training = {**PLAIN, "batch_size": 4, "accumulate": 2, "parallel": parallel, "ema": None}
-    done = two(tmp_path / "two", tmp_path / "two.pt", training=training, evaluate=True)
+    budget = {"flops": 20 * FLOPS * 16 * LENGTH}  # 20 steps; what was counted must leave nothing behind
+    done = two(tmp_path / "two", tmp_path / "two.pt", training=training, budget=budget, evaluate=True)
     assert done.returncode == 0, done.stderr
     for alone, together in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
         for name in alone.keys() & {"loss", "held_out_loss", "tokens", "samples", "step", "gradient_norm"}:

@@ -30,6 +30,7 @@ from tilth.training.log import Log, Micro, NotFinite, Window, sum_of
 from tilth.training.parallel import World, choose, whole, world
 from tilth.training.plan import plan
 from tilth.training.settings import Budget, Training, checked
+from tilth.training.trial import Trial
 from tilth.training.update import Update, finite, out_of_memory, whether_to_compile
 
 __all__ = ["Budget", "Evaluation", "Fitted", "Interrupted", "Training", "fit"]
@@ -128,9 +129,7 @@ class _Run:
 
     def run(self) -> Fitted:
         """From wherever `folder` stands to the end."""
-        planned = plan(
-            self.folder, self.examples, self.objective, self.training, self.budget, self.seed, self.world, self.measure
-        )
+        planned = plan(self.folder, self.examples, self.training, self.budget, self.seed, self.world, lambda: self.trial)
         self.lineage = planned
         trained = Trained(self.update.objective, self.optimiser, self.average)
         self.resume(trained)
@@ -166,6 +165,10 @@ class _Run:
     def optimiser(self) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = self.training.optimiser.build(self.update.objective, self.training.lr)
         return made
+
+    @cached_property
+    def trial(self) -> Trial:
+        return Trial(self.update, self.optimiser, self.examples)
 
     @cached_property
     def average(self) -> Ema | None:
@@ -284,24 +287,6 @@ class _Run:
         self.given.eval()
         window = self.window
         return Fitted(self.step, window.tokens, window.samples, self.seconds(), self.log.last_loss(), self.log.path)
-
-    def measure(self, lineage: Lineage, seconds: float) -> float:
-        """Seconds per step (the median): train for about `seconds` (at least three steps, after one that warms up), then undo it."""
-        kept = {name: value.detach().clone() for name, value in self.update.objective.state_dict(keep_vars=True).items()}
-        times: list[float] = []
-        with seeded(self.seed, self.world), Feed(self.examples, lineage, self.world, 0, 10_000) as feed:
-            for batches in feed:
-                begun = time.perf_counter()
-                micros, _ = self.update(batches, self.optimiser)
-                micros[0].total.item()  # wait for the device: this is a measurement
-                times.append(time.perf_counter() - begun)
-                if self.world.agree(int(len(times) > 3 and sum(times[1:]) > seconds)):
-                    break
-        with torch.no_grad():
-            for name, value in self.update.objective.state_dict(keep_vars=True).items():
-                value.copy_(kept[name])
-        self.optimiser.state.clear()
-        return float(np.median(times[1:]))
 
     def explain(self, error: NotFinite) -> TilthError:
         """What went wrong, at which step, on which rows, and what is left."""

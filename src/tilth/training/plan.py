@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from tilth.contracts import Examples
 from tilth.errors import TilthError
 from tilth.registry import plain
@@ -24,20 +22,19 @@ from tilth.training.feed import tokens_per_example
 from tilth.training.lineage import Lineage
 from tilth.training.parallel import World
 from tilth.training.settings import Budget, Training
+from tilth.training.trial import Trial
 
 _FREE = ("log_every", "checkpoint_every", "checkpoint_seconds", "keep_checkpoints")  # may change between interruptions
 _MEASURED_SHARE, _MEASURED_MOST = 0.05, 10.0  # of the seconds given; seconds
 
-Measure = Callable[[Lineage, float], float]
-
 
 def plan(
-    folder: Path, examples: Examples, objective: nn.Module, training: Training, budget: Budget, seed: int, world: World,
-    measure: Measure,
+    folder: Path, examples: Examples, training: Training, budget: Budget, seed: int, world: World,
+    trial: Callable[[], Trial],
 ) -> Lineage:  # fmt: skip
     """The run's lineage: read from `folder` if it was decided before, else decided and written there.
 
-    measure(lineage, seconds): mean seconds per step, from training for that long and undoing it.
+    trial: what measures a step, where the budget needs it.
     """
     unplanned = Lineage(len(examples), seed, training.batch_size, training.accumulate, world.size, steps=0)
     settings = {
@@ -61,7 +58,7 @@ def plan(
                 hint="Use the settings it was begun with, or another folder.",
             )
         return lineage
-    decided = replace(unplanned, steps=world.agree(_steps(unplanned, examples, objective, budget, measure)))
+    decided = replace(unplanned, steps=world.agree(_steps(unplanned, examples, budget, trial)))
     if world.first:
         partial = path.with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as file:
@@ -72,7 +69,7 @@ def plan(
     return decided
 
 
-def _steps(unplanned: Lineage, examples: Examples, objective: nn.Module, budget: Budget, measure: Measure) -> int:
+def _steps(unplanned: Lineage, examples: Examples, budget: Budget, trial: Callable[[], Trial]) -> int:
     per_step = unplanned.per_step
     if budget.steps:
         return budget.steps
@@ -82,15 +79,19 @@ def _steps(unplanned: Lineage, examples: Examples, objective: nn.Module, budget:
         return math.ceil(budget.epochs * unplanned.count / per_step)
     if budget.seconds:
         begun = time.perf_counter()
-        each = measure(unplanned, min(_MEASURED_SHARE * budget.seconds, _MEASURED_MOST))
+        each = trial().seconds(unplanned, min(_MEASURED_SHARE * budget.seconds, _MEASURED_MOST))
         return max(1, int((budget.seconds - (time.perf_counter() - begun)) / each))
+    if budget.flops:
+        if each := trial().flops(unplanned):
+            return math.ceil(budget.flops / each)
+        raise TilthError(
+            "no floating-point operations were counted in a step", hint="Give the budget in steps, samples or epochs."
+        )
     tokens = tokens_per_example(examples, unplanned) * per_step
     if not tokens:
         raise TilthError("these examples have no tokens to count", hint="Give the budget in steps, samples, epochs or seconds.")
-    if budget.tokens:
-        return math.ceil(budget.tokens / tokens)
-    assert budget.flops
-    return math.ceil(budget.flops / (6 * sum(p.numel() for p in objective.parameters()) * tokens))
+    assert budget.tokens
+    return math.ceil(budget.tokens / tokens)
 
 
 def _short(value: Any) -> str:

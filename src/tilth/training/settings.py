@@ -26,9 +26,9 @@ class Training:
 
     clip: greatest norm of the gradient (None: no limit). precision: 'bf16' runs under autocast, weights stay fp32.
     compile: 'auto' compiles when steps * parameters is at least 4e9: compiling takes about half a minute, and below that
-    (5M parameters, 800 steps; a budget of 240 seconds) it is not won back. ema: decay of an exponential moving average of the weights, which the
-    model holds in the end. log_every: steps. checkpoint_every: steps; checkpoint_seconds: wall time between checkpoints;
-    the last step always leaves one, keep_checkpoints says how many stay (None: all).
+    (5M parameters, 800 steps; a budget of 240 seconds or 1e14 flops) it is not won back. ema: decay of an exponential moving
+    average of the weights, which the model holds in the end. log_every: steps. checkpoint_every: steps; checkpoint_seconds:
+    wall time between checkpoints; the last step always leaves one, keep_checkpoints says how many stay (None: all).
     parallel: under torchrun, 'ddp' keeps the model on every process, 'fsdp' shards it; 'auto' shards what would not fit.
     """
 
@@ -54,9 +54,10 @@ class Training:
 class Budget:
     """How long to train: exactly one of these.
 
-    tokens and flops become steps through the tokens of the first batches (a forward and backward pass costs 6 flops per
-    parameter and token, arXiv 2001.08361); seconds through the measured time of some steps, which are then undone. The
-    number of steps so found is written down and kept when the run is interrupted and goes on, so that resuming is exact.
+    tokens become steps through the tokens of the first batches; flops (of matrix products and convolutions, forward and backward)
+    through those counted in the first batch, so that methods with more views, tokens or networks are compared at equal
+    compute; seconds through the measured time of some steps, which are then undone. The number of steps so found is written
+    down and kept when the run is interrupted and goes on, so that resuming is exact.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}

@@ -20,7 +20,7 @@ from tilth.training.parallel import World, blocks, local, shard, synchronised, w
 from tilth.training.settings import Budget, Training
 
 _WORK_WORTH = 4e9  # compiling, in steps * parameters
-_SECONDS_WORTH = 240.0
+_SECONDS_WORTH, _FLOPS_WORTH = 240.0, 1e14  # of budgets whose steps are not known before the objective is made ready
 
 
 class Runner(nn.Module):
@@ -103,7 +103,10 @@ def whether_to_compile(training: Training, budget: Budget, objective: nn.Module,
     wanted = training.compile
     if wanted == "auto":
         parameters = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
-        wanted = budget.seconds >= _SECONDS_WORTH if budget.seconds else steps * parameters >= _WORK_WORTH
+        if budget.seconds or budget.flops:
+            wanted = (budget.seconds or 0) >= _SECONDS_WORTH or (budget.flops or 0) >= _FLOPS_WORTH
+        else:
+            wanted = steps * parameters >= _WORK_WORTH
     missing = missing_compiler(world.device) if wanted else ""
     if missing and training.compile != "auto":
         raise TilthError(f"'compile' is on, but {missing}", hint="Install one, or set 'compile: auto' or 'compile: off'.")
