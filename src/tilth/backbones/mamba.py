@@ -213,6 +213,7 @@ class _Dual(nn.Module):
         self.dt_bias = nn.Parameter(_initial_step_bias(heads))
 
     def forward(self, u: Tensor) -> Tensor:
+        """u (batch, length, inner + 2 groups state + heads): x, B and C side by side, then step sizes -> (batch, length, inner)."""
         inner, each = self.sizes
         mixed, dt = u.split([inner + 2 * each, u.shape[-1] - inner - 2 * each], -1)
         x, B, C = _convolved(self.conv1d, mixed).split([inner, each, each], -1)
