@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -43,8 +43,9 @@ class Trial:
         Counted on the first micro-batch, whatever the objective does with it (views, teachers, decoders, attention).
         """
         update, world = self.update, self.update.world
-        # Of fused attention on the CPU the counter knows nothing; its products it sees.
-        with self._undone(lineage), Feed(self.examples, lineage, world, 0, 1) as feed, sdpa_kernel(SDPBackend.MATH):
+        # Of fused attention on the CPU the counter knows nothing, but sees its products; on a GPU it knows what takes less memory.
+        counted = sdpa_kernel(SDPBackend.MATH) if world.device.type == "cpu" else nullcontext()
+        with self._undone(lineage), Feed(self.examples, lineage, world, 0, 1) as feed, counted:
             batch = next(iter(feed))[0]
             with FlopCounterMode(display=False) as counter:
                 with torch.autocast(world.device.type, torch.bfloat16, enabled=update.training.precision == "bf16"):
