@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from tilth.adapt.estimators import load as load_estimator
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.features import Content, features_of
 from tilth.backbones.folder import TextModel, load
 from tilth.batches.images.pictures import natural
@@ -54,25 +54,19 @@ class Classifier:
         rows = LabelledRows(ids, size, np.zeros(len(ids), np.int64), self.classes, pad_token(tokenizer), cut)
         parts = np.array_split(np.argsort(-size, kind="stable"), -(-len(ids) // _TOGETHER))
         found = np.empty((len(ids), len(self.classes)), np.float32)
-        training = model.training
-        model.eval()
-        with torch.inference_mode():
+        with evaluating(model) as device:
             for part in parts:
-                batch = rows.batch(part).to(model.device)
+                batch = rows.batch(part).to(device)
                 logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
                 found[part] = logits.float().softmax(1).cpu().numpy()
-        model.train(training)
         return found
 
     def _of_pictures(self, examples: Examples) -> np.ndarray:
         model, found = self.text_model.model, np.empty((len(examples), len(self.classes)), np.float32)
-        training = model.training
-        model.eval()
-        with torch.inference_mode():
+        with evaluating(model) as device:
             for indices in np.array_split(np.arange(len(examples)), -(-len(examples) // (4 * _TOGETHER))):
-                pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(model.device))
+                pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(device))
                 found[indices] = model(pixels).logits.float().softmax(1).cpu().numpy()
-        model.train(training)
         return found
 
     def predict(self, content: Content) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import TextModel
 from tilth.backbones.picture_features import picture_features
 from tilth.contracts import Examples
@@ -27,7 +28,6 @@ def features_of(text_model: TextModel, content: Content) -> NDArray[np.float32]:
     return embed(text_model, content)  # type: ignore[arg-type]
 
 
-@torch.inference_mode()
 def embed(text_model: TextModel, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
     """Mean of the last hidden states over a text's tokens, padding left out: float32 (texts, width).
 
@@ -43,16 +43,14 @@ def embed(text_model: TextModel, texts: Sequence[str], batch_size: int = 64) -> 
     ids = tokenizer(list(texts), truncation=context is not None, max_length=context)["input_ids"]
     end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end
-    training = model.training
-    model.eval()
-    for chosen in np.array_split(np.argsort([-len(row) for row in ids], kind="stable"), -(-len(texts) // batch_size)):
-        rows = [torch.tensor(ids[index] or [end]) for index in chosen]
-        padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad).to(model.device)
-        size = torch.tensor([len(row) for row in rows], device=model.device)
-        mask = torch.arange(padded.shape[1], device=model.device) < size[:, None]
-        hidden = body(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-        out[chosen] = _mean(hidden, mask).cpu().numpy()
-    model.train(training)
+    with evaluating(model) as device:
+        for chosen in np.array_split(np.argsort([-len(row) for row in ids], kind="stable"), -(-len(texts) // batch_size)):
+            rows = [torch.tensor(ids[index] or [end]) for index in chosen]
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad).to(device)
+            size = torch.tensor([len(row) for row in rows], device=device)
+            mask = torch.arange(padded.shape[1], device=device) < size[:, None]
+            hidden = body(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+            out[chosen] = _mean(hidden, mask).cpu().numpy()
     return out
 
 

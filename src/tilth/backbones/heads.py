@@ -6,14 +6,11 @@ Notable: the head is the last part of the network that has weights, whatever it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.contracts import Examples, Noise
 from tilth.errors import TilthError
 
@@ -49,28 +46,16 @@ def embed(model: nn.Module, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
     return seen[0], output if isinstance(output, Tensor) else output.logits
 
 
-def embed_all(model: nn.Module, examples: Examples, device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings and logits of all examples in order, in eval mode; the model is left in the mode it was in."""
+def embed_all(model: nn.Module, examples: Examples) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Embeddings and logits of all examples in order, in eval mode."""
     found: list[tuple[NDArray[np.float32], ...]] = []
-    with evaluating(model.to(device)), torch.no_grad():
+    with evaluating(model) as device:
         for start in range(0, len(examples), _TOGETHER):
             indices = np.arange(start, min(start + _TOGETHER, len(examples)))
             pixels = examples.batch(indices, Noise(0, indices)).pixel_values
             found.append(tuple(part.float().cpu().numpy() for part in embed(model, pixels.to(device))))
     embeddings, logits = (np.concatenate(parts) for parts in zip(*found, strict=True))
     return embeddings, logits
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, every module is in eval mode; afterwards each is in its own again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

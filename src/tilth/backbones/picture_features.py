@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from tilth.backbones.classifier import PictureClassifier
+from tilth.backbones.evaluating import evaluating
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Examples, Noise
 from tilth.errors import TilthError
@@ -16,7 +17,6 @@ from tilth.errors import TilthError
 Pool = Literal["encoder", "mean", "class"]
 
 
-@torch.inference_mode()
 def picture_features(
     model: Any, examples: Examples, *, layer: int | None = None, pool: Pool = "encoder", batch_size: int = 256
 ) -> NDArray[np.float32]:
@@ -27,16 +27,14 @@ def picture_features(
     """
     encoder = model.encoder if isinstance(model, PictureClassifier) else model
     found: NDArray[np.float32] | None = None
-    training = encoder.training
-    encoder.eval()
-    for start in range(0, len(examples), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(examples)))
-        pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(encoder.device))
-        vectors = _pooled(encoder, pixels, layer, pool).float().cpu().numpy()
-        if found is None:
-            found = np.empty((len(examples), vectors.shape[1]), np.float32)
-        found[indices] = vectors
-    encoder.train(training)
+    with evaluating(encoder) as device:
+        for start in range(0, len(examples), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(examples)))
+            pixels = natural(examples.batch(indices, Noise(0, indices)).pixel_values.to(device))
+            vectors = _pooled(encoder, pixels, layer, pool).float().cpu().numpy()
+            if found is None:
+                found = np.empty((len(examples), vectors.shape[1]), np.float32)
+            found[indices] = vectors
     return found if found is not None else np.zeros((0, int(encoder.config.hidden_size)), np.float32)
 
 

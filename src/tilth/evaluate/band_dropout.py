@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tilth.adapt.linear_probe import LinearProbe
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.draws import uniform
@@ -75,17 +76,17 @@ class BandDropout(Benchmark):
         return np.divide(infrared - red, total, out=np.zeros_like(total), where=total != 0).mean(1)
 
 
-@torch.inference_mode()
 def features(encoder: PatchEncoder, rows: PixelRows, seed: int, dropped: int = 0, batch_size: int = 256) -> NDArray[np.float32]:
     """Pooled features (tiles, width), with `dropped` bands of each tile at their mean."""
     found = []
-    for start in range(0, len(rows), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(rows)))
-        batch = rows.batch(indices, Noise(seed, indices)).to(encoder.device)
-        pixels = natural(batch.pixel_values)
-        pixels = without(pixels, batch["keys"], dropped, encoder.embedding(pixels).mean)
-        reduced = encoder.config.inputs[0].get("reduced", 1).bit_length() - 1
-        found.append(encoder(pyramid(pixels, reduced)[0]).pooled.float().cpu().numpy())
+    with evaluating(encoder) as device:
+        for start in range(0, len(rows), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(rows)))
+            batch = rows.batch(indices, Noise(seed, indices)).to(device)
+            pixels = natural(batch.pixel_values)
+            pixels = without(pixels, batch["keys"], dropped, encoder.embedding(pixels).mean)
+            reduced = encoder.config.inputs[0].get("reduced", 1).bit_length() - 1
+            found.append(encoder(pyramid(pixels, reduced)[0]).pooled.float().cpu().numpy())
     return np.concatenate(found)
 
 

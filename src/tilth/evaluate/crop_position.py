@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.folder import load
 from tilth.batches.images.pictures import natural
 from tilth.batches.patches.crops import CropGrid
@@ -53,6 +54,8 @@ class CropPosition(Benchmark):
         text_model = load(model)
         history = text_model.about.get("history") or [{}]
         voco = trained(model) if "voco" in history[-1].get("stage", {}).get("objective", {}) else None
+        whole: nn.Module = voco if isinstance(voco, VoCo) else text_model.model
+        whole.to(computing_device())
         encoder = voco.model if isinstance(voco, VoCo) else text_model.model
         examples = self.batches.build().build(context.corpus(self.test), None, context)
         crops = CropGrid.of(self.crop, self.grid, len(examples.sample.size))

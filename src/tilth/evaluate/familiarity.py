@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import TextModel, load
 from tilth.context import Context
 from tilth.contracts import Batch, Benchmark, CorpusRef, Scores, method
@@ -21,7 +22,6 @@ from tilth.evaluate.likelihood import context_length
 from tilth.registry import NonNegativeInt, Positive, PositiveInt
 from tilth.unlearn.anchors import Anchors, load_anchors, mine_anchors
 from tilth.unlearn.likelihood import IGNORED, answers
-from tilth.unlearn.reference import evaluating
 from tilth.unlearn.translation import Translator
 
 _TOGETHER = 32  # prompts per forward pass

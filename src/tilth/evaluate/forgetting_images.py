@@ -20,7 +20,6 @@ from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, ModelRef, Sc
 from tilth.errors import TilthError
 from tilth.evaluate.image_membership import attack_success_rate, loss_attack_gap
 from tilth.evaluate.transfer import member_transfer_rate
-from tilth.training.parallel import world
 
 Outputs = dict[str, tuple[np.ndarray, np.ndarray]]  # set -> embeddings, logits
 
@@ -77,7 +76,7 @@ class ForgettingClasses(Benchmark):
 
 def _outputs(model: Path, sets: dict[str, ImageRows]) -> Outputs:
     network = load(model).model
-    return {name: embed_all(network, rows, world().device) for name, rows in sets.items()}
+    return {name: embed_all(network, rows) for name, rows in sets.items()}
 
 
 def measured(outputs: Outputs, sets: dict[str, ImageRows], seed: int) -> dict[str, float]:

@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+from tilth.backbones.evaluating import evaluating
 from tilth.batches.text.encoding import Encoder, end_token, pad_token
 from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.errors import TilthError
 from tilth.evaluate.guarded import continued
-from tilth.evaluate.likelihood import context_length, evaluating
+from tilth.evaluate.likelihood import context_length
 
 if TYPE_CHECKING:
     from tilth.backbones.folder import TextModel

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.folder import load
 from tilth.batches.images.pictures import natural
 from tilth.batches.patches.masks import pick
@@ -19,7 +20,6 @@ from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Score
 from tilth.errors import TilthError
 from tilth.pretrain.images.token_unify import TokenUnify
 from tilth.registry import PositiveInt, configure
-from tilth.training.parallel import world
 
 
 @method("benchmark", "horizon", systems=[47])
@@ -52,7 +52,7 @@ class Horizon(Benchmark):
     def __call__(self, model: Path, context: Context) -> Scores:
         """Raises TilthError when an input has no more tokens than `distance`, and where nothing tells how the model was trained."""
         rows = self.batches.build().build(context.corpus(self.test), None, context)
-        device = world().device
+        device = computing_device()
         text_model = load(model)
         how = self.objective or trained_with(text_model.about, model)
         objective = cast(TokenUnify, how.build(text_model.model).to(device).eval())

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.backbones.swin import SwinEncoder, resized
 from tilth.batches.images.labelled import ImageRows
@@ -17,7 +18,6 @@ from tilth.context import Context
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
 from tilth.errors import TilthError
 from tilth.registry import PositiveInt
-from tilth.training.parallel import world
 
 _TOGETHER = 250  # images per forward pass
 
@@ -67,17 +67,15 @@ class ResolutionTransfer(Benchmark):
         return Scores({"accuracy": before, "resized_accuracy": after, "drop": before - after})
 
 
-@torch.inference_mode()
 def accuracy(network: nn.Module, rows: ImageRows, size: int | None = None) -> float:
     """Share of images whose most probable class is theirs; size: what they are brought to first."""
-    device = world().device
-    network = network.to(device).eval()
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    for start in range(0, len(rows), _TOGETHER):
-        indices = np.arange(start, min(start + _TOGETHER, len(rows)))
-        batch = rows.batch(indices, Noise(0, indices)).to(device)
-        values = batch.pixel_values
-        if size is not None:
-            values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False, antialias=True)
-        right += (network(pixel_values=values).logits.argmax(1) == batch.labels).sum()
+    with evaluating(network) as device:
+        right = torch.zeros((), dtype=torch.int64, device=device)
+        for start in range(0, len(rows), _TOGETHER):
+            indices = np.arange(start, min(start + _TOGETHER, len(rows)))
+            batch = rows.batch(indices, Noise(0, indices)).to(device)
+            values = batch.pixel_values
+            if size is not None:
+                values = F.interpolate(values, (size, size), mode="bilinear", align_corners=False, antialias=True)
+            right += (network(pixel_values=values).logits.argmax(1) == batch.labels).sum()
     return right.item() / len(rows)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.batches.images.instances import InstanceRows, Instances
 from tilth.batches.images.pictures import natural
@@ -27,7 +28,6 @@ from tilth.evaluate.agglomeration import Labels, scikit_image, segmented
 from tilth.evaluate.segmentation import confusion, of_class
 from tilth.pretrain.images.affinity import affinities, chosen, fitting, shown, stretched
 from tilth.registry import Fraction, NonNegativeInt, PositiveInt
-from tilth.training.parallel import world
 
 _NOTE = (
     "Left to right: the input, where it is one object with what lies before it (white: along all axes, black: along none, grey: "
@@ -98,7 +98,6 @@ class InstanceScores(Benchmark):
         context.exhibit("picture", "Objects of a section", png=png, note=_NOTE)
 
 
-@torch.inference_mode()
 def predicted(
     network: nn.Module, pixels: NDArray[Any], axes: int, size: Sequence[int], overlap: Sequence[int], together: int = 4
 ) -> NDArray[Any]:
@@ -106,18 +105,18 @@ def predicted(
 
     axes: how many the network must give.
     """
-    shape, device = pixels.shape[1:], world().device
-    network = network.to(device).eval()
+    shape = pixels.shape[1:]
     places = list(windows(shape, size, overlap))
 
-    def tiles() -> Iterator[tuple[list[int], NDArray[Any]]]:
+    def tiles(device: torch.device) -> Iterator[tuple[list[int], NDArray[Any]]]:
         for start in range(0, len(places), together):
             group = places[start : start + together]
             values = torch.from_numpy(np.stack([pixels[(slice(None), *window)] for window in group])).to(device)
             found = fitting(network(pixel_values=natural(values)).logits, axes).float().sigmoid().cpu().numpy()
             yield from zip(([side.start for side in window] for window in group), found, strict=True)
 
-    return stitched(tiles(), shape)
+    with evaluating(network) as device:
+        return stitched(tiles(device), shape)
 
 
 def affinity_scores(matrix: Tensor) -> dict[str, float]:

@@ -8,7 +8,6 @@ tokens at a time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.batches.text.ragged import offsets, ranges
 from tilth.context import Progress
 from tilth.contracts import Batch
@@ -144,21 +144,6 @@ def token_statistics(
             hint="Its weights overflowed: lower the learning rate it was trained or unlearned with.",
         )
     return TokenStatistics(found[0], found[1].astype(bool), scored, *(found[2:] if moments else ()))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """The model in eval mode, without gradient, on the accelerator if there is one; gives the device."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = device or torch.device("cpu")
-    modes = [(module, module.training) for module in model.modules()]
-    model.to(device).eval()
-    try:
-        with torch.no_grad():
-            yield device
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def context_length(model: Any) -> int:

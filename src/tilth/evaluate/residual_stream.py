@@ -11,12 +11,12 @@ from torch import nn
 from transformers.models.swinv2.modeling_swinv2 import Swinv2Layer
 
 from tilth.backbones.blocks import Block
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.folder import load
 from tilth.context import Context
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
 from tilth.errors import TilthError
 from tilth.registry import PositiveInt
-from tilth.training.parallel import world
 
 
 @method("benchmark", "residual_stream", systems=[52])
@@ -39,7 +39,7 @@ class ResidualStream(Benchmark):
     @torch.inference_mode()
     def __call__(self, model: Path, context: Context) -> Scores:
         """Raises TilthError when the model has no residual blocks that are known here."""
-        device = world().device
+        device = computing_device()
         network: nn.Module = load(model).model
         network = network.to(device)
         rows = self.batches.build().build(context.corpus(self.data), None, context)

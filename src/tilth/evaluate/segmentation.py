@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.batches.balanced import Balanced
 from tilth.batches.images.pictures import natural
@@ -20,7 +21,6 @@ from tilth.context import Context
 from tilth.contracts import Benchmark, Configured, CorpusRef, Kind, Noise, Scores, method, use
 from tilth.errors import TilthError
 from tilth.registry import NonNegativeInt, PositiveInt
-from tilth.training.parallel import world
 
 
 @method("benchmark", "segmentation", systems=[6])
@@ -97,16 +97,14 @@ class SegmentationScores(Benchmark):
         return {"columns": [column, "pixels", *shown], "rows": rows}
 
 
-@torch.inference_mode()
 def confusions(network: torch.nn.Module, rows: Any, classes: int, together: int = 64) -> Tensor:
     """int64 (rows, classes, classes): truth by prediction of every row's pixels, ignored ones left out."""
-    device = world().device
-    network = network.to(device).eval()
     found = []
-    for start in range(0, len(rows), together):
-        indices = np.arange(start, min(start + together, len(rows)))
-        batch = rows.batch(indices, Noise(0, indices)).to(device)
-        found.append(confusion(network(pixel_values=natural(batch.pixel_values)).logits.argmax(1), batch.mask, classes))
+    with evaluating(network) as device:
+        for start in range(0, len(rows), together):
+            indices = np.arange(start, min(start + together, len(rows)))
+            batch = rows.batch(indices, Noise(0, indices)).to(device)
+            found.append(confusion(network(pixel_values=natural(batch.pixel_values)).logits.argmax(1), batch.mask, classes))
     return torch.cat(found).cpu()
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.folder import load
 from tilth.batches.images.pictures import natural
 from tilth.batches.patches.masks import Mask
@@ -52,7 +53,7 @@ class UpsamplingError(Benchmark):
         self.data, self.batches, self.batch_size = data, batches, batch_size
 
     def __call__(self, model: Path, context: Context) -> Scores:
-        objective = trained(model)
+        objective = trained(model).to(computing_device())
         if not isinstance(objective, SatMAEPP):
             raise TilthError(
                 "this model was not made by 'sat_mae_pp'", where=str(model), hint="It alone rebuilds larger pictures."

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import PixelRows, natural
@@ -66,19 +67,19 @@ class VoxelProbe(Benchmark):
         return Scores({**found, **({"dice_layers": float(np.mean(by_layer))} if by_layer else {})})
 
 
-@torch.inference_mode()
 def tokens_of(encoder: PatchEncoder, rows: PixelRows, layers: list[int], batch_size: int = 64) -> dict[str, Tensor]:
     """Metric -> tokens (inputs, patches, width), on the CPU; a class token is left out."""
     found: dict[str, list[Tensor]] = {}
-    for start in range(0, len(rows), batch_size):
-        indices = np.arange(start, min(start + batch_size, len(rows)))
-        pixels = natural(rows.batch(indices, Noise(0, indices)).pixel_values.to(encoder.device))
-        features, embedding = encoder(pixels, layers=layers), encoder.embedding(pixels)
-        aside = features.summary is not None
-        one = {"dice_last": features.tokens, "raw_dice": patchify(embedding.standardised(pixels), embedding.patch)}
-        one |= {f"dice_layer_{n}": layer[:, aside:] for n, layer in zip(layers, features.layers, strict=True)}
-        for name, tokens in one.items():
-            found.setdefault(name, []).append(tokens.float().cpu())
+    with evaluating(encoder) as device:
+        for start in range(0, len(rows), batch_size):
+            indices = np.arange(start, min(start + batch_size, len(rows)))
+            pixels = natural(rows.batch(indices, Noise(0, indices)).pixel_values.to(device))
+            features, embedding = encoder(pixels, layers=layers), encoder.embedding(pixels)
+            aside = features.summary is not None
+            one = {"dice_last": features.tokens, "raw_dice": patchify(embedding.standardised(pixels), embedding.patch)}
+            one |= {f"dice_layer_{n}": layer[:, aside:] for n, layer in zip(layers, features.layers, strict=True)}
+            for name, tokens in one.items():
+                found.setdefault(name, []).append(tokens.float().cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

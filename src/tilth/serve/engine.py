@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tilth.backbones.evaluating import evaluating
 from tilth.batches.text.encoding import end_token, pad_token
 from tilth.contracts import Guard
 from tilth.evaluate.guarded import bare, flagged
-from tilth.evaluate.likelihood import evaluating
 from tilth.serve.answer import pieces
 from tilth.serve.decoding import Decoding, Row
 from tilth.serve.errors import Failed, Overloaded

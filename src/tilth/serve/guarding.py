@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import load
 from tilth.batches.text.encoding import end_token, pad_token
 from tilth.errors import TilthError
 from tilth.evaluate.guarded import bare, flagged
-from tilth.evaluate.likelihood import evaluating
 from tilth.serve.answer import Answer
 from tilth.serve.decoding import Decoding, Row
 from tilth.serve.prompts import Prompt, Prompter

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.context import Context
 from tilth.contracts import Examples, Noise
 from tilth.corpus import Corpus
 from tilth.errors import TilthError
 from tilth.unlearn.likelihood import IGNORED, cross_entropy
-from tilth.unlearn.reference import evaluating
 
 _CONTENT = {
     "answers": ["question", "answer"],

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import TextModel
 from tilth.batches.text.answers import encode_answers
 from tilth.batches.text.encoding import Encoder, end_token, pad_token
@@ -24,7 +25,6 @@ from tilth.unlearn.integrated_gradients import answer_attributions
 from tilth.unlearn.likelihood import cross_entropy
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.prompts import prompt_batches
-from tilth.unlearn.reference import evaluating
 from tilth.unlearn.refusals import REFUSALS, answered, encode_replies
 from tilth.unlearn.retain import RetainTerm, total
 from tilth.unlearn.task import Task

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilth.backbones.heads import embed_all, evaluating, extractor_parameters, head_of
+from tilth.backbones.evaluating import computing_device, evaluating
+from tilth.backbones.heads import embed_all, extractor_parameters, head_of
 from tilth.batches.images.labelled import ImageRows
 from tilth.context import Context
 from tilth.contracts import Batch, Loss, Noise, Objective, method
 from tilth.errors import TilthError
 from tilth.noise import hashed_uniform
 from tilth.registry import Fraction, NonNegative, NonNegativeInt, PositiveInt
-from tilth.training.parallel import world
 from tilth.unlearn.concepts import TOGETHER, Bottleneck, class_concepts, patch_embeddings, peaks
 from tilth.unlearn.pairs import PairedExamples
 from tilth.unlearn.patches import crop, paste
@@ -156,10 +156,10 @@ class _Scene:
         self.stride = settings.stride or max(1, round(self.height / 14))
         if self.size > min(self.height, self.width):
             raise TilthError(f"patches of {self.size} pixels do not fit images of {self.height} x {self.width}")
-        self.device = world().device
+        self.device = computing_device()
         self.model = settings.model.to(self.device)
         labels = np.concatenate([forget.labels, retain.labels])
-        embeddings = np.concatenate([embed_all(self.model, rows, self.device)[0] for rows in (forget, retain)])
+        embeddings = np.concatenate([embed_all(self.model, rows)[0] for rows in (forget, retain)])
         some = {name: np.linspace(0, len(rows) - 1, min(_EXAMINED, len(rows))).astype(int) for name, rows in self.sets.items()}
         patches = [
             patch_embeddings(self.model, part, self.size, self.stride)

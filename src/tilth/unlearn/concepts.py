@@ -16,7 +16,8 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tilth.backbones.heads import embed, evaluating
+from tilth.backbones.evaluating import evaluating
+from tilth.backbones.heads import embed
 from tilth.errors import TilthError, nearest
 
 Floats = NDArray[np.float32]

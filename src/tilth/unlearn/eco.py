@@ -16,6 +16,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.folder import TextModel, load
 from tilth.batches.text.answers import DEFAULT, Template, encode_answers
 from tilth.contracts import Batch, Examples, Guard, ModelRef, Noise, method
@@ -25,7 +26,7 @@ from tilth.unlearn.chosen import Chosen
 from tilth.unlearn.corruption import COUNTED, REORDERING, Dimensions, How, corrupt
 from tilth.unlearn.entities import entity_tokens, entity_words
 from tilth.unlearn.likelihood import IGNORED, answer_log_probability
-from tilth.unlearn.reference import batches_in_order, evaluating
+from tilth.unlearn.reference import batches_in_order
 from tilth.unlearn.scope import TextScope, calibrated, questions
 from tilth.unlearn.task import Part, Task
 from tilth.unlearn.zeroth_order import zeroth_order

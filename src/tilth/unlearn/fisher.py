@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.contracts import Batch, Noise
 from tilth.unlearn.likelihood import IGNORED, cross_entropy
 from tilth.unlearn.pairs import PairedExamples
-from tilth.unlearn.reference import evaluating
 
 _EPSILON = 1e-5
 

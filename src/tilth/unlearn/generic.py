@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.context import Context
 from tilth.contracts import Batch, Examples, Noise
 from tilth.errors import TilthError
 from tilth.unlearn.likelihood import IGNORED, answers
 from tilth.unlearn.pairs import Ragged
-from tilth.unlearn.reference import evaluating
 from tilth.unlearn.translation import Translation, Translator
 
 ReluReference = Literal["original", "translated"]

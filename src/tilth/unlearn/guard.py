@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import evaluating
 from tilth.batches.text.answers import DEFAULT, Template
 from tilth.batches.text.encoding import Encoder, end_token
 from tilth.batches.text.words import WordTable
@@ -23,7 +24,6 @@ from tilth.unlearn.beams import WordCosts, beam_search
 from tilth.unlearn.forbidden import Store, before_any, token_sequences, words
 from tilth.unlearn.prompt_classifier import PromptClassifier, prompt_states
 from tilth.unlearn.prompts import prompt_batches
-from tilth.unlearn.reference import evaluating
 from tilth.unlearn.task import Task
 
 _ROWS = 112  # beams of all prompts decoded together

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.locations import FeedForward, feed_forwards
 from tilth.contracts import Guard, method
 from tilth.errors import TilthError
@@ -23,7 +24,6 @@ from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.unlearn.neuron_adjust import chosen_layers
 from tilth.unlearn.neurons import watching
 from tilth.unlearn.prompts import prompt_batches
-from tilth.unlearn.reference import evaluating
 from tilth.unlearn.scope import calibrated
 from tilth.unlearn.task import Task
 

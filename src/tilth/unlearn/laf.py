@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.heads import embed, embed_all, extractor_parameters, freeze_batch_norm
 from tilth.batches.order import Order
 from tilth.contracts import Edit, Noise, method
 from tilth.errors import TilthError
 from tilth.registry import NonNegative, Positive, PositiveInt
-from tilth.training.parallel import world
 from tilth.training.settings import Budget
 from tilth.unlearn.embedding_vae import Decoder, EmbeddingVAE, fitted_vae
 from tilth.unlearn.pairs import PairedExamples
@@ -87,8 +87,8 @@ class LAF(Edit):
         """Metrics: steps, and both losses as means per image over the last tenth of them."""
         task.retained()
         assert task.staying is not None
-        model, context, device = task.text_model.model, task.context, world().device
-        remaining, forgotten = (embed_all(model, examples, device)[0] for examples in (task.staying, task.going))
+        model, context, device = task.text_model.model, task.context, computing_device()
+        remaining, forgotten = (embed_all(model, examples)[0] for examples in (task.staying, task.going))
         known = np.concatenate([remaining, forgotten]) if self.remaining == "all" else remaining
         vaes = [
             self.vae(values, name, task).to(device) for values, name in ((known, "vae-remaining"), (forgotten, "vae-forgotten"))
@@ -113,7 +113,7 @@ class LAF(Edit):
         self, model: nn.Module, examples: PairedExamples, of_remaining: EmbeddingVAE, of_forgotten: EmbeddingVAE, task: Task
     ) -> dict[str, list[float]]:
         """Train the extractor in place; gives both losses per image of every step."""
-        context, device, size = task.context, world().device, task.training.batch_size
+        context, device, size = task.context, computing_device(), task.training.batch_size
         before, order = frozen_copy(model), Order(len(examples), context.seed)
         extractor, alignment = (
             torch.optim.Adam(extractor_parameters(model), lr=lr) if lr > 0 else None

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.states import inputs_of
 from tilth.contracts import Batch, Examples
 from tilth.unlearn.likelihood import IGNORED
-from tilth.unlearn.reference import batches_in_order, evaluating
+from tilth.unlearn.reference import batches_in_order
 
 
 class Moments:

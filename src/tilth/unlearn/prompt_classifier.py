@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tilth.backbones.evaluating import evaluating
 from tilth.unlearn.prompts import prompt_batches
-from tilth.unlearn.reference import evaluating
 
 _INNER = 256
 _STEPS = 300

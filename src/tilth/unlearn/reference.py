@@ -6,7 +6,6 @@ target model share it too; computed in eval mode without gradient, and the model
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from tilth.backbones.evaluating import evaluating
 from tilth.backbones.fingerprint import fingerprint
 from tilth.context import Context
 from tilth.contracts import Batch, Examples, Noise
-from tilth.training.parallel import world
 from tilth.unlearn import likelihood
 from tilth.unlearn.likelihood import IGNORED, answer_log_probability, log_distribution
 from tilth.unlearn.pairs import Ragged
@@ -129,17 +128,3 @@ def _told(examples: Examples, context: Context) -> Iterator[Batch]:
         yield batch
         context.progress.update(min(number * _TOGETHER, len(examples)))
     context.progress.end()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[torch.device]:
-    """The model in eval mode, without gradient, on the device it will be trained on; gives the device."""
-    device = world().device
-    modes = {module: module.training for module in model.modules()}
-    model.to(device).eval()
-    try:
-        with torch.no_grad():
-            yield device
-    finally:
-        for module, training in modes.items():
-            module.training = training

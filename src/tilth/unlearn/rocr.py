@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tilth.backbones.evaluating import computing_device
 from tilth.backbones.folder import TextModel
 from tilth.backbones.locations import blocks, feed_forwards
 from tilth.batches.text.answers import Template
 from tilth.contracts import CorpusRef, Edit, method
 from tilth.errors import TilthError
 from tilth.registry import NonNegative, NonNegativeInt, Positive, PositiveInt
-from tilth.training.parallel import world
 from tilth.unlearn.null_space import Rule, spectra
 from tilth.unlearn.subjects import Traced, locate, trace
 from tilth.unlearn.task import Task
@@ -90,7 +90,7 @@ class ROCR(Edit):
 
     def __call__(self, task: Task) -> dict[str, float]:
         """Redirect the subjects in the task's model, in place."""
-        text_model, device = task.text_model, world().device
+        text_model, device = task.text_model, computing_device()
         model: Any = text_model.model
         model.to(device).eval()
         names = self.subjects or list(dict.fromkeys(str(name) for name in task.column("forget", self.column)))
