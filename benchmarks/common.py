@@ -8,7 +8,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,5 +59,8 @@ def record(name: str, ours: float, peer: float, peer_name: str, unit: str, repea
 def where() -> dict[str, Any]:
     """On what a figure was measured: hardware with its load, versions (peers' too), commit."""
     load = {"load_average": round(os.getloadavg()[0], 2)}
-    peers = {package: version(package) for package in _PEERS}
+    peers = {}
+    for package in _PEERS:
+        with suppress(PackageNotFoundError):  # not every comparison needs all of them
+            peers[package] = version(package)
     return {"hardware": environment.hardware() | load, "versions": environment.versions() | peers, "commit": environment.commit()}

@@ -17,6 +17,16 @@ class TilthError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__("\n".join(filter(None, [f"{where}: {what}" if where else what, hint])))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that it passes from one process to another, whatever arguments a subclass takes."""
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(kind: type[TilthError], args: tuple[str, ...], content: dict[str, object]) -> TilthError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(content)
+    return error
+
 
 def nearest(word: str, known: "list[str] | tuple[str, ...]") -> str:
     """The hint for an unknown word: the closest known one, or the whole list."""

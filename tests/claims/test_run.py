@@ -70,6 +70,30 @@ def test_arms_and_seeds_become_evidence(recipe, tmp_path):
     assert (tmp_path / "runs" / "33-npo" / "most-1" / "run.json").exists()
 
 
+def test_arms_side_by_side_give_the_same_evidence(recipe, tmp_path):
+    one, _ = run(recipe, tmp_path / "one")
+    progress = Lines()
+    two, evidence = run(recipe, tmp_path / "two", jobs=2, progress=progress)
+    first, second = (json.loads(path.read_text(encoding="utf-8")) for path in (one, two))
+    assert evidence["arms"] == first["arms"] and second["expect"] == first["expect"]
+    assert [line for line in progress.said if line.startswith("arm")][-1] == "arm 'most', seed 1 is done (4 of 4)"
+
+
+def test_an_arm_that_fails_in_another_process_says_why(recipe, tmp_path):
+    recipe.write_text(RECIPE.replace("arms:", "arms:\n    broken: {data.notes.source: gone.jsonl}"))
+    with pytest.raises(TilthError, match="gone") as told:
+        run(recipe, tmp_path, jobs=2)
+    assert "gone" in told.value.what + told.value.where and not (tmp_path / "evidence").exists()
+
+
+def test_methods_from_elsewhere_are_known_in_every_process(recipe, tmp_path, monkeypatch):
+    (tmp_path / "own_stages.py").write_text("import tilth\nknown = tilth.__version__\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert run(recipe, tmp_path, jobs=2, modules=["own_stages"])[1]["verdict"] == "holds"
+    with pytest.raises(Exception, match="process"):
+        run(recipe, tmp_path, jobs=2, modules=["no_such_module"])
+
+
 def test_what_arms_and_seeds_share_is_computed_once(recipe, tmp_path):
     run(recipe, tmp_path)
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "runs" / "33-npo").glob("*/run.json"))]

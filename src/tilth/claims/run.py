@@ -1,13 +1,18 @@
 """Run a claim: every arm under every seed, then the judge, then the evidence.
 
 Notable: all arms are read and checked before the first one runs; arms share whatever stages they have in common through
-the store, so a target model that twelve arms unlearn is trained once per seed.
+the store, so a target model that twelve arms unlearn is trained once per seed, also by arms that run side by side: a lock lets
+one of them make it and the others wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +33,14 @@ def run_claim(
     runs: Path = Path("runs"),
     store: Path | None = None,
     scale: str = "cpu",
+    jobs: int = 1,
+    modules: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Path:
     """Run the claim of a recipe, write its evidence into `out` and return the file.
 
-    seeds: how many, from 0; the claim's own number if None (fewer can refute a claim and not confirm it).
+    seeds: how many, from 0; the claim's own number if None (fewer can refute a claim and not confirm it). jobs: how many runs of an arm
+    go on at a time, each in a process of its own that first imports `modules` (methods from elsewhere) and says nothing meanwhile.
     recipe: one that is loaded (and perhaps overridden), or what Recipe.load takes. runs: receives a run folder per arm and
     seed, NAME/ARM-SEED.
     Raises TilthError if the recipe makes no claim, and what a stage raises: there is evidence of whole claims only.
@@ -52,12 +60,11 @@ def run_claim(
     if path.exists():
         read_verdict(path)  # what was tried is carried over from it: better to know now than after hours that it is broken
     arms = {arm: _arm(base, changes) for arm, changes in claim.arms.items()}
+    # Seeds outside: whatever arms share is made just before it is needed again.
+    tasks = [_Task(arm, seed, runs / name / f"{arm}-{seed}", store, scale) for seed in range(count) for arm in arms]
     done: dict[str, dict[int, Run]] = {arm: {} for arm in arms}
-    for seed in range(count):  # seeds outside: whatever arms share is made just before it is needed again
-        for number, (arm, arm_recipe) in enumerate(arms.items()):
-            progress.say(f"arm '{arm}', seed {seed} ({seed * len(arms) + number + 1} of {count * len(arms)})")
-            folder = runs / name / f"{arm}-{seed}"
-            done[arm][seed] = execute(arm_recipe, seed=seed, out=folder, store=store, progress=progress, scale=scale)
+    for task, run in zip(tasks, _each(tasks, base, claim.arms, jobs, modules, progress), strict=True):
+        done[task.arm][task.seed] = run
     metrics = {arm: {seed: run.metrics for seed, run in by_seed.items()} for arm, by_seed in done.items()}
     records = [run.record for by_seed in done.values() for run in by_seed.values()]
     return write_evidence(
@@ -72,6 +79,53 @@ def run_claim(
         data=_data(records),
         scale=scale,
     )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One arm under one seed: where it runs, and which store it shares."""
+
+    arm: str
+    seed: int
+    folder: Path
+    store: Path | None
+    scale: str
+
+    def __call__(self, base: Recipe, changes: Mapping[str, Any], progress: Progress | None = None) -> Run:
+        recipe = _arm(base, changes)
+        return execute(recipe, seed=self.seed, out=self.folder, store=self.store, progress=progress, scale=self.scale)
+
+
+def _each(
+    tasks: Sequence[_Task],
+    base: Recipe,
+    arms: Mapping[str, Mapping[str, Any]],
+    jobs: int,
+    modules: Sequence[str],
+    progress: Progress,
+) -> Iterator[Run]:
+    """The runs in order; the first that fails ends those that wait."""
+    if jobs == 1:
+        for number, task in enumerate(tasks, 1):
+            progress.say(f"arm '{task.arm}', seed {task.seed} ({number} of {len(tasks)})")
+            yield task(base, arms[task.arm], progress)
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (modules,)) as pool:
+        waiting = [pool.submit(task, base, arms[task.arm]) for task in tasks]
+        try:
+            for number, (task, future) in enumerate(zip(tasks, waiting, strict=True), 1):
+                run = future.result()
+                progress.say(f"arm '{task.arm}', seed {task.seed} is done ({number} of {len(tasks)})")
+                yield run
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start(modules: Sequence[str]) -> None:
+    """What a process does first."""
+    for module in modules:
+        import_module(module)
 
 
 def _arm(base: Recipe, changes: Mapping[str, Any]) -> Recipe:

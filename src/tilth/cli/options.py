@@ -41,20 +41,22 @@ def values(given: list[str] | None, option: str = "--set") -> dict[str, Any]:
         raise TilthError(f"a value is not valid YAML: {error}", where=option) from None
 
 
-def import_methods(modules: list[str] | None) -> None:
-    """Import the user's own modules, found in the working folder or installed, so that their methods are registered."""
+def import_methods(modules: list[str] | None) -> list[str]:
+    """Import the user's own modules, found in the working folder or installed, so that their methods are registered; their names."""
     import importlib
     import sys
 
     if modules:
         sys.path.insert(0, str(Path.cwd()))
-    for name in modules or []:
+    names = [given.removesuffix(".py").replace("/", ".") for given in modules or []]
+    for given, name in zip(modules or [], names, strict=True):
         try:
-            importlib.import_module(name.removesuffix(".py").replace("/", "."))
+            importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise TilthError(
-                f"there is no module '{error.name}'", where=f"--with {name}", hint="Name it as in 'import NAME'."
+                f"there is no module '{error.name}'", where=f"--with {given}", hint="Name it as in 'import NAME'."
             ) from None
+    return names
 
 
 def model_reference(given: str) -> str:

@@ -107,12 +107,13 @@ def claim(
     set_: Set = None,
     data: Data = None,
     scale: Scale = "cpu",
+    jobs: Annotated[int, typer.Option(help="How many arms run at a time, each in a process of its own.", min=1)] = 1,
     with_: With = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure a claim: all arms, all seeds, a verdict, the evidence on disk."""
-    import_methods(with_)
+    modules = import_methods(with_)
     from tilth.claims.run import run_claim
     from tilth.cli.output import say, table
     from tilth.cli.progress import progress
@@ -125,7 +126,7 @@ def claim(
             if key == "all":
                 continue
             raise TilthError(f"recipe '{recipe.name}' makes no claim", hint="A claim is a section 'claim:' of a recipe.")
-        path = run_claim(recipe, seeds=seeds, out=out, scale=scale, progress=progress(quiet=quiet))
+        path = run_claim(recipe, seeds=seeds, out=out, scale=scale, jobs=jobs, modules=modules, progress=progress(quiet=quiet))
         evidence = json.loads(path.read_text(encoding="utf-8"))
         say(f"{evidence['statement']}\n-> {evidence['verdict']}   ({path})")
         rows += [
