@@ -26,15 +26,16 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # columns of jitter's factors,
 def resample(images: Tensor, matrices: list[Tensor]) -> Tensor:
     """Every spatial axis replaced by linear combinations of itself: matrices[i] is (batch, new length, length) of axis i."""
     batch = len(images)
-    for axis in range(len(matrices), 0, -1):
-        matrix = matrices[axis - 1]
-        if axis == len(matrices):
-            flat = torch.bmm(images.reshape(batch, -1, images.shape[-1]), matrix.transpose(1, 2))
-            images = flat.reshape(*images.shape[:-1], -1)
-        else:
-            shape = images.shape
-            rows = images.reshape(batch, shape[1 : axis + 1].numel(), shape[axis + 1], -1)
-            images = torch.matmul(matrix[:, None], rows).reshape(*shape[: axis + 1], -1, *shape[axis + 2 :])
+    with torch.autocast(images.device.type, enabled=False):  # pictures are data: 16 bits would move their colours
+        for axis in range(len(matrices), 0, -1):
+            matrix = matrices[axis - 1]
+            if axis == len(matrices):
+                flat = torch.bmm(images.reshape(batch, -1, images.shape[-1]), matrix.transpose(1, 2))
+                images = flat.reshape(*images.shape[:-1], -1)
+            else:
+                shape = images.shape
+                rows = images.reshape(batch, shape[1 : axis + 1].numel(), shape[axis + 1], -1)
+                images = torch.matmul(matrix[:, None], rows).reshape(*shape[: axis + 1], -1, *shape[axis + 2 :])
     return images
 
 
