@@ -7,6 +7,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "TILTH_TEST_CUDA" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests compare with tensors on the CPU, and bit for bit
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers share the cores
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as tilth does, but tests may import torch first
 _SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -1,7 +1,13 @@
 """A claim from recipe to evidence, with real stages."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
 
+import psutil
 import pytest
 
 from tilth.claims.run import run_claim
@@ -86,12 +92,73 @@ def test_an_arm_that_fails_in_another_process_says_why(recipe, tmp_path):
     assert "gone" in told.value.what + told.value.where and not (tmp_path / "evidence").exists()
 
 
-def test_methods_from_elsewhere_are_known_in_every_process(recipe, tmp_path, monkeypatch):
-    (tmp_path / "own_stages.py").write_text("import tilth\nknown = tilth.__version__\n")
+SLOW = """\
+import os, time
+from tilth.contracts import CorpusRef, Stage, method
+
+@method("stage", "slow")
+class Slow(Stage):
+    gives = "scores"
+
+    def __init__(self, *, data: CorpusRef, seconds: float = 0.0) -> None:
+        self.data, self.seconds = data, seconds
+
+    def run(self, context):
+        (context.folder / "pid").write_text(str(os.getpid()))
+        time.sleep(self.seconds)
+        return {"process": float(os.getpid())}
+"""
+
+ARMS = """\
+data: {notes: {source: notes.jsonl}}
+stages: {wait: {slow: {data: notes, seconds: SECONDS}}}
+claim:
+  statement: Each arm has a process of its own.
+  arms: {one: , two: {stages.wait.slow.seconds: LONGER}}
+  seeds: 1
+  expect: [{metric: wait.process, arm: one, at_least: 1, every_seed: true}]
+"""
+
+
+@pytest.fixture
+def slow(recipe, tmp_path, monkeypatch):
+    """The path of a recipe with a method from elsewhere, each of its arms some seconds long."""
+    (tmp_path / "slow_stage.py").write_text(SLOW)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert run(recipe, tmp_path, jobs=2, modules=["own_stages"])[1]["verdict"] == "holds"
-    with pytest.raises(Exception, match="process"):
-        run(recipe, tmp_path, jobs=2, modules=["no_such_module"])
+    import_module("slow_stage")
+
+    def of(seconds):
+        recipe.write_text(ARMS.replace("SECONDS", str(seconds)).replace("LONGER", str(seconds + 0.1)))
+        return recipe
+
+    return of
+
+
+def test_methods_from_elsewhere_are_known_in_every_process(slow, tmp_path):
+    _, evidence = run(slow(1), tmp_path, jobs=2, modules=["slow_stage"])
+    assert len({os.getpid(), *(found["0"]["wait.process"] for found in evidence["arms"].values())}) == 3
+
+
+def test_a_claim_that_is_killed_takes_its_arms_along(slow, tmp_path):
+    started = "import sys; sys.path.insert(0, sys.argv[1]); import slow_stage; from tilth.claims.run import run_claim; from pathlib import Path"
+    code = f"{started}; run_claim(Path(sys.argv[2]), store=Path(sys.argv[3]), out=Path(sys.argv[3]), runs=Path(sys.argv[3]), jobs=2, modules=['slow_stage'])"
+    command = [sys.executable, "-c", code, str(tmp_path), str(slow(600)), str(tmp_path / "kept")]
+    with subprocess.Popen(command) as claim:
+        try:
+            arms = [int(path.read_text()) for path in until(lambda: sorted((tmp_path / "kept").glob("*.partial/pid")), 2)]
+        finally:
+            claim.kill()
+    assert len(arms) == 2
+    until(lambda: [pid for pid in arms if not psutil.pid_exists(pid)], 2)
+
+
+def until(found, count, seconds=60):
+    """What `found` gives once it is `count` things."""
+    ends = time.monotonic() + seconds
+    while len(things := found()) < count:
+        assert time.monotonic() < ends, things
+        time.sleep(0.1)
+    return things
 
 
 def test_what_arms_and_seeds_share_is_computed_once(recipe, tmp_path):

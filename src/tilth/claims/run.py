@@ -8,12 +8,15 @@ one of them make it and the others wait.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tilth.claims.evidence import write_evidence
@@ -124,8 +127,17 @@ def _each(
 
 def _start(modules: Sequence[str]) -> None:
     """What a process does first."""
+    Thread(target=_end_with_parent, daemon=True).start()
     for module in modules:
         import_module(module)
+
+
+def _end_with_parent() -> None:
+    """A claim that is killed takes its arms along, as if each had been told to stop: training leaves a checkpoint."""
+    parent = parent_process()
+    assert parent
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _arm(base: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -184,4 +184,4 @@ def normalised(text: str) -> str:
 
 
 def hashed(seed: int, *names: str) -> int:
-    return int(xxhash.xxh64_intdigest("\0".join(names), seed=seed))
+    return int(xxhash.xxh64_intdigest("\0".join(names).encode(), seed=seed))

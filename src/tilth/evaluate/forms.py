@@ -110,7 +110,7 @@ def _halves(answer: str) -> tuple[str, str]:
 
 def _drawn(name: str, count: int) -> np.ndarray:
     """`count` numbers in [0, 1) that depend on the name alone."""
-    return hashed_uniform(0, "forms", np.array([xxhash.xxh3_64_intdigest(name) >> 1], dtype=np.int64), (count,))[0]
+    return hashed_uniform(0, "forms", np.array([xxhash.xxh3_64_intdigest(name.encode()) >> 1], dtype=np.int64), (count,))[0]
 
 
 def jailbreaks(

@@ -69,7 +69,7 @@ class Gallery(Benchmark):
             note=f"Left: a picture; beside it the most similar of {len(chosen):,} by the cosine of their features.",
         )  # fmt: skip
         context.exhibit("picture", "Map of the features", **self._map(features, corpus, chosen))
-        if maps := attention(network, torch.from_numpy(pictures[asked])):
+        if maps := attention(network, torch.from_numpy(pictures[asked]).to(network.device)):
             context.exhibit(
                 "picture", "Attention", png=sheet([[shown[q], *heads] for q, heads in zip(asked, maps, strict=True)]),
                 note="Where each head of the last block looks: brighter is more; from the class token where there is one, else on average.",

@@ -77,7 +77,7 @@ def changed_share(model: nn.Module, before: nn.Module, bits: int, group: int | N
     now, then = rounded_weights(model, bits, group), rounded_weights(before, bits, group)
     if {name: one.codes.shape for name, one in now.items()} != {name: one.codes.shape for name, one in then.items()}:
         raise TilthError("the model and the one before are not built alike, so their weights cannot be compared")
-    changed = sum(int((one.codes != then[name].codes).sum()) for name, one in now.items())
+    changed = sum(int((one.codes != then[name].codes.to(one.codes.device)).sum()) for name, one in now.items())
     return changed / sum(one.codes.numel() for one in now.values())
 
 

@@ -80,7 +80,7 @@ class GroupSplit(Stage):
             if strange := sorted({str(value) for given in found.values() for value in given if value not in known}):
                 raise TilthError(f"no row has the '{self.column}' {', '.join(strange)}", where="group_split.parts")
         else:
-            order = sorted(known, key=lambda value: xxhash.xxh64_intdigest(str(value)))
+            order = sorted(known, key=lambda value: xxhash.xxh64_intdigest(str(value).encode()))
             cuts = np.rint(np.cumsum([0.0, *self._shares()]) * len(order)).astype(int).tolist()
             found = {name: order[a:b] for name, a, b in zip(self.parts, cuts, cuts[1:], strict=False)}
         asserted_apart(found)

@@ -50,4 +50,5 @@ class Split(Stage):
 
 def hashed(batch: pa.RecordBatch) -> NDArray[np.uint64]:
     """A 64-bit hash of each row's id."""
-    return np.fromiter((xxhash.xxh64_intdigest(name) for name in batch["id"].to_pylist()), dtype=np.uint64, count=batch.num_rows)
+    names = batch["id"].to_pylist()
+    return np.fromiter((xxhash.xxh64_intdigest(name.encode()) for name in names), dtype=np.uint64, count=batch.num_rows)

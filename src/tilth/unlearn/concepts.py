@@ -125,8 +125,8 @@ def patch_embeddings(model: nn.Module, pixels: Tensor, size: int, stride: int) -
     """Embeddings of all patches of some images, each enlarged to the image's size: (n, places, m)."""
     patches = windows(pixels, size, stride)
     enlarged = F.interpolate(patches.flatten(0, 1), pixels.shape[2:], mode="bilinear", align_corners=False)
-    with evaluating(model):
-        return embed(model, enlarged)[0].unflatten(0, patches.shape[:2]).float().cpu().numpy()
+    with evaluating(model) as device:
+        return embed(model, enlarged.to(device))[0].unflatten(0, patches.shape[:2]).float().cpu().numpy()
 
 
 def similarity_map(patches: Floats, vector: Floats) -> Floats:
