@@ -44,6 +44,14 @@ def test_crops_are_pillows_reduced_or_enlarged(size, bicubic):
             assert near(of_result, expected[:, ::-1] if flipped else expected)
 
 
+def test_autocast_leaves_pictures_in_single_precision():
+    images, boxes = pictures(), tensor([2, 1, 7, 6], [0, 0, 12, 9], [11, 3, 1, 5])
+    expected = augment.crop(images, boxes, (6, 6), torch.tensor([False, False, True]))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment.crop(images, boxes, (6, 6), torch.tensor([False, False, True]))
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
 def test_a_reduced_axis_is_averaged_and_an_enlarged_one_interpolated():
     row = tensor(0, 4, 8, 12).reshape(1, 1, 1, 4)
     whole = tensor([0, 0, 1, 4])
