@@ -14,6 +14,8 @@ from tilth.contracts import Batch, Loss, Noise, Objective
 from tilth.errors import TilthError
 from tilth.registry import use
 from tilth.training.loop import Budget, Evaluation, Training, fit
+from tilth.training.parallel import World
+from tilth.training.update import missing_compiler, whether_to_compile
 
 PLAIN = {"batch_size": 4, "lr": 0.01, "log_every": 1}
 
@@ -200,6 +202,22 @@ def test_compiled_training_is_the_same(tmp_path):
     compiled, _ = train(tmp_path / "compiled", model=objective(0.0), compile=True)
     for name, value in weights(eager).items():
         torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "device, budget, steps, worth",
+    [
+        ("cpu", Budget(steps=700), 700, False), ("cpu", Budget(steps=900), 900, True),
+        ("cpu", Budget(seconds=239), 0, False), ("cpu", Budget(flops=1e14), 0, True),
+        ("cuda", Budget(steps=9_999), 9_999, False), ("cuda", Budget(steps=10_000), 10_000, True),
+        ("cuda", Budget(seconds=899), 0, False), ("cuda", Budget(flops=1e17), 0, True),
+    ],
+)  # fmt: skip
+def test_what_is_compiled_is_what_wins_the_time_back(device, budget, steps, worth):
+    large = nn.Linear(1000, 5000)  # 5,005,000 weights
+    found, note = whether_to_compile(Training(), budget, large, steps, World(0, 1, torch.device(device)))
+    missing = missing_compiler(torch.device(device))
+    assert found == (worth and not missing) and bool(note) == worth
 
 
 def test_an_error_while_making_batches_comes_through(tmp_path):

@@ -25,8 +25,9 @@ class Training:
     """lr: peak learning rate. batch_size: examples per forward pass and process; a step uses batch_size * accumulate * processes.
 
     clip: greatest norm of the gradient (None: no limit). precision: 'bf16' runs under autocast, weights stay fp32.
-    compile: 'auto' compiles when steps * parameters is at least 4e9: compiling takes about half a minute, and below that
-    (5M parameters, 800 steps; a budget of 240 seconds or 1e14 flops) it is not won back. ema: decay of an exponential moving
+    compile: 'auto' compiles where it is won back: on a CPU, where it takes about half a minute, from steps * parameters of 4e9 on (5M
+    parameters, 800 steps; a budget of 240 seconds or 1e14 flops); on a GPU, where it takes up to two, from 10,000 steps on (900
+    seconds or 1e17 flops). ema: decay of an exponential moving
     average of the weights, which the model holds in the end. log_every: steps. checkpoint_every: steps; checkpoint_seconds:
     wall time between checkpoints; the last step always leaves one, keep_checkpoints says how many stay (None: all).
     parallel: under torchrun, 'ddp' keeps the model on every process, 'fsdp' shards it; 'auto' shards what would not fit.

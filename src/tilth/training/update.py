@@ -19,8 +19,10 @@ from tilth.training.log import Micro
 from tilth.training.parallel import World, blocks, local, shard, synchronised, whole
 from tilth.training.settings import Budget, Training
 
-_WORK_WORTH = 4e9  # compiling, in steps * parameters
-_SECONDS_WORTH, _FLOPS_WORTH = 240.0, 1e14  # of budgets whose steps are not known before the objective is made ready
+# From where on compiling is won back. On a GPU it takes longer (its kernels are compiled too, over a minute for ViT-B) and steps are
+# short, whatever the network: a hundredth of a second to a tenth.
+_WORK_WORTH, _STEPS_WORTH = 4e9, 10_000  # steps * parameters on a CPU; steps on a GPU
+_SECONDS_WORTH, _FLOPS_WORTH = {"cpu": 240.0, "cuda": 900.0}, {"cpu": 1e14, "cuda": 1e17}  # of budgets without known steps
 
 
 class Runner(nn.Module):
@@ -102,10 +104,13 @@ def whether_to_compile(training: Training, budget: Budget, objective: nn.Module,
     """(compile or not, what to tell the user). Decided by the settings alone, so that resuming decides the same."""
     wanted = training.compile
     if wanted == "auto":
-        parameters = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+        kind = world.device.type
         if budget.seconds or budget.flops:
-            wanted = (budget.seconds or 0) >= _SECONDS_WORTH or (budget.flops or 0) >= _FLOPS_WORTH
+            wanted = (budget.seconds or 0) >= _SECONDS_WORTH[kind] or (budget.flops or 0) >= _FLOPS_WORTH[kind]
+        elif kind == "cuda":
+            wanted = steps >= _STEPS_WORTH
         else:
+            parameters = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
             wanted = steps * parameters >= _WORK_WORTH
     missing = missing_compiler(world.device) if wanted else ""
     if missing and training.compile != "auto":
