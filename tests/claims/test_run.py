@@ -94,6 +94,7 @@ def test_an_arm_that_fails_in_another_process_says_why(recipe, tmp_path):
 
 SLOW = """\
 import os, time
+from tilth.training.interrupt import Interrupted, Stop
 from tilth.contracts import CorpusRef, Stage, method
 
 @method("stage", "slow")
@@ -105,7 +106,13 @@ class Slow(Stage):
 
     def run(self, context):
         (context.folder / "pid").write_text(str(os.getpid()))
-        time.sleep(self.seconds)
+        ends = time.monotonic() + self.seconds
+        with Stop() as stop:  # as training does
+            while time.monotonic() < ends and not stop.asked:
+                time.sleep(0.05)
+        if stop.asked:
+            (context.folder / "stopped").touch()
+            raise Interrupted(1, 2, "")
         return {"process": float(os.getpid())}
 """
 
@@ -150,6 +157,7 @@ def test_a_claim_that_is_killed_takes_its_arms_along(slow, tmp_path):
             claim.kill()
     assert len(arms) == 2
     until(lambda: [pid for pid in arms if not psutil.pid_exists(pid)], 2)
+    assert len(sorted((tmp_path / "kept").glob("*.partial/stopped"))) == 2
 
 
 def until(found, count, seconds=60):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -138,6 +139,9 @@ def _end_with_parent() -> None:
     assert parent
     wait([parent.sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:  # training, which stops by itself and must not be told twice
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)  # else it would wait for another arm from a parent that is no more
 
 
 def _arm(base: Recipe, changes: Mapping[str, Any]) -> Recipe:

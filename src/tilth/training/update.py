@@ -101,7 +101,7 @@ class Update:
 
 
 def whether_to_compile(training: Training, budget: Budget, objective: nn.Module, steps: int, world: World) -> tuple[bool, str]:
-    """(compile or not, what to tell the user). Decided by the settings alone, so that resuming decides the same."""
+    """(compile or not, what to tell the user). Decided by settings and kind of device alone, so that resuming decides the same."""
     wanted = training.compile
     if wanted == "auto":
         kind = world.device.type
