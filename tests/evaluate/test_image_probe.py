@@ -73,6 +73,53 @@ def test_layers_and_pools(world):
     )
 
 
+def test_tokens_in_a_row_keep_what_lies_where(world):
+    model, context = world
+    network = load(model).model
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    pixels = torch.from_numpy(np.array(rows.pixels[:7])).float() / 255
+    with torch.no_grad():
+        features = network(pixels, layers=(2,))
+    assert np.allclose(picture_features(network, rows, pool="tokens")[:7], features.tokens.flatten(1).numpy(), atol=1e-6)
+    inner = picture_features(network, rows, layer=2, pool="tokens")[:7]
+    assert np.allclose(inner, features.layers[0][:, 1:].flatten(1).numpy(), atol=1e-6)
+
+
+def test_of_several_layers_the_one_that_tells_most_of_labelled_rows_is_probed(world):
+    model, context = world
+    network = load(model).model
+    with torch.no_grad():
+        for name, weight in network.blocks[1].named_parameters():
+            weight.fill_(
+                1e9 if name.startswith("mlp") and name.endswith("bias") else 0
+            )  # rounding drowns what the first block said
+    save(network, None, model, {})
+    probe = {"train": "train", "test": "test", "neighbours": 5, "batches": GREY, "standardise": True}
+    chosen = ImageProbe(**probe, layer=[2, 1])(model, context).metrics
+    assert chosen["layer"] == 1
+    assert chosen == ImageProbe(**probe, layer=1)(model, context).metrics | {"layer": 1.0}
+    assert chosen["knn_accuracy"] > ImageProbe(**probe, layer=2)(model, context).metrics["knn_accuracy"]
+
+
+def test_too_few_labelled_rows_choose_no_layer(world):
+    model, context = world
+    context.corpora["one"] = context.corpus("all").filter("id = 'digit-0000'")
+    with pytest.raises(TilthError, match="too few to choose a layer"):
+        ImageProbe(train="one", test="one", neighbours=1, batches=GREY, layer=[1, 2])(model, context)
+
+
+def test_standardised_pixels_are_another_floor(world):
+    model, context = world
+    plainly, scaled = (
+        ImageProbe(train="train", test="test", neighbours=3, per_class=5, batches=GREY, standardise=wanted)(
+            model, context
+        ).metrics
+        for wanted in (False, True)
+    )
+    assert plainly["raw_knn_accuracy"] != scaled["raw_knn_accuracy"]
+    assert plainly["linear_accuracy"] == scaled["linear_accuracy"]
+
+
 def test_few_labels_are_as_many_of_each_class_and_another_seed_takes_others():
     labels = np.repeat(np.arange(5), 20)
     chosen = few(labels, 4, seed=0)
