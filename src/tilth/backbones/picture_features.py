@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from tilth.backbones.classifier import PictureClassifier
+from tilth.backbones.dense import DenseClassifier
 from tilth.backbones.evaluating import evaluating
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Examples, Noise
@@ -26,7 +27,7 @@ def picture_features(
     says, 'mean' over patches, 'class' the class token, 'tokens' all patches' in a row, which keeps what lies where as pixels do (the
     width is theirs together). Raises TilthError for a class token that is not there.
     """
-    encoder = model.encoder if isinstance(model, PictureClassifier) else model
+    encoder = model.encoder if isinstance(model, PictureClassifier | DenseClassifier) else model
     found: NDArray[np.float32] | None = None
     with evaluating(encoder) as device:
         for start in range(0, len(examples), batch_size):
