@@ -18,6 +18,11 @@ from tilth.errors import TilthError
 Pool = Literal["encoder", "mean", "class", "tokens"]
 
 
+def encoder_of(model: Any) -> Any:
+    """What is under the head of a network of pictures or volumes; an encoder is its own."""
+    return model.encoder if isinstance(model, PictureClassifier | DenseClassifier) else model
+
+
 def picture_features(
     model: Any, examples: Examples, *, layer: int | None = None, pool: Pool = "encoder", batch_size: int = 256
 ) -> NDArray[np.float32]:
@@ -27,7 +32,7 @@ def picture_features(
     says, 'mean' over patches, 'class' the class token, 'tokens' all patches' in a row, which keeps what lies where as pixels do (the
     width is theirs together). Raises TilthError for a class token that is not there.
     """
-    encoder = model.encoder if isinstance(model, PictureClassifier | DenseClassifier) else model
+    encoder = encoder_of(model)
     found: NDArray[np.float32] | None = None
     with evaluating(encoder) as device:
         for start in range(0, len(examples), batch_size):
