@@ -7,6 +7,8 @@ import torch
 from tests.images import digits
 from tilth.adapt.adapt import adapt
 from tilth.adapt.classifier import Classifier
+from tilth.backbones.classifier import PictureClassifier
+from tilth.backbones.dense import with_dense_head
 from tilth.backbones.fingerprint import fingerprint
 from tilth.backbones.folder import TextModel, load, save
 from tilth.backbones.patches import Patches
@@ -18,6 +20,7 @@ from tilth.errors import TilthError
 from tilth.evaluate.image_probe import ImageProbe, few
 from tilth.evaluate.label_curve import LabelCurve
 from tilth.evaluate.representation import effective_rank, signs_of_collapse, uniformity
+from tilth.stages.classifier import ClassifierOf
 from tilth.training.settings import Budget, Training
 
 GREY = use("batches", "pictures", channels=1)
@@ -83,6 +86,18 @@ def test_tokens_in_a_row_keep_what_lies_where(world):
     assert np.allclose(picture_features(network, rows, pool="tokens")[:7], features.tokens.flatten(1).numpy(), atol=1e-6)
     inner = picture_features(network, rows, layer=2, pool="tokens")[:7]
     assert np.allclose(inner, features.layers[0][:, 1:].flatten(1).numpy(), atol=1e-6)
+
+
+def test_under_a_head_for_every_pixel_is_the_encoder_that_is_asked_and_classifies(world):
+    model, context = world
+    network = load(model).model
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    dense = with_dense_head(network, 3, "linear")
+    assert np.array_equal(picture_features(dense, rows), picture_features(network, rows))
+    save(dense, None, context.folder / "dense", {})
+    ClassifierOf(model=str(context.folder / "dense"), classes=10).run(context)
+    headed = load(context.folder / "model").model
+    assert isinstance(headed, PictureClassifier) and fingerprint(headed.encoder) == fingerprint(network)
 
 
 def test_of_several_layers_the_one_that_tells_most_of_labelled_rows_is_probed(world):
