@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tilth.errors import nearest
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Arms = str | Annotated[list[str], Field(min_length=1)]
 
 
 class Expectation(BaseModel):
@@ -23,19 +24,21 @@ class Expectation(BaseModel):
       a negative x says 'at most this much worse'.
     ratio: `higher: A, than: B, times: x`: A >= x * B; `lower: A, than: B, times: x`: A <= x * B.
     level: `arm: A, at_least: x` or `arm: A, at_most: x`.
-    every_seed: it must be so in each seed, instead of on average. reported: shown and not demanded.
+    higher, lower and arm may list arms, each of which is expected the same (`each`). minus: another metric of the same run, taken
+    off first. every_seed: it must be so in each seed, instead of on average. reported: shown and not demanded.
     name: how people call it; made from the rest when left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     metric: str
-    higher: str | None = None
-    lower: str | None = None
+    minus: str | None = None
+    higher: _Arms | None = None
+    lower: _Arms | None = None
     than: str | None = None
     by: _Finite | None = None
     times: Annotated[_Finite, Gt(0)] | None = None
-    arm: str | None = None
+    arm: _Arms | None = None
     at_least: _Finite | None = None
     at_most: _Finite | None = None
     every_seed: bool = False
@@ -44,6 +47,14 @@ class Expectation(BaseModel):
 
     @model_validator(mode="after")
     def _one_form(self) -> Expectation:
+        if self._list is not None:
+            if self.name:
+                raise ValueError("a list of arms makes several expectations, which cannot have one name")
+            try:
+                self.each()
+            except ValidationError as error:
+                raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            return self
         given = {
             key
             for key in ("higher", "lower", "than", "by", "times", "arm", "at_least", "at_most")
@@ -73,14 +84,32 @@ class Expectation(BaseModel):
         return self
 
     @property
+    def _list(self) -> str | None:
+        """Which of the keys that name arms lists several."""
+        return next((key for key in ("higher", "lower", "arm") if isinstance(getattr(self, key), list)), None)
+
+    def each(self) -> list[Expectation]:
+        """One expectation per arm it is of."""
+        if self._list is None:
+            return [self]
+        said = self.model_dump(exclude_unset=True)
+        return [Expectation.model_validate({**said, self._list: arm}) for arm in said[self._list]]
+
+    @property
     def form(self) -> Literal["difference", "ratio", "level"]:
         """Which of the three forms this is."""
         return "level" if self.arm is not None else "ratio" if self.times is not None else "difference"
 
     @property
     def subject(self) -> str:
-        """The arm the sentence is about."""
-        return self.arm or self.higher or self.lower or ""
+        """The arm the sentence is about; of several the first."""
+        return self.subjects[0]
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The arms it is expected of."""
+        named = self.arm or self.higher or self.lower or ""
+        return (named,) if isinstance(named, str) else tuple(named)
 
     @property
     def sign(self) -> int:
@@ -94,24 +123,23 @@ class Expectation(BaseModel):
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The arms named: one, or the subject and what it is compared with."""
-        return (self.subject,) if self.than is None else (self.subject, self.than)
+        """The arms named: the subjects and what they are compared with."""
+        return self.subjects if self.than is None else (*self.subjects, self.than)
 
     def sentence(self) -> str:
         """The expectation in words."""
         if self.name:
             return self.name
         more = "higher" if self.sign > 0 else "lower"
+        measured = self.metric if self.minus is None else f"{self.metric} less {self.minus}"
         if self.form == "level":
-            words = f"{self.metric} of {self.subject} is {'at least' if self.sign > 0 else 'at most'} {self.bound:g}"
+            words = f"{measured} of {self.subject} is {'at least' if self.sign > 0 else 'at most'} {self.bound:g}"
         elif self.form == "ratio":
-            words = f"{self.metric} of {self.subject} is {'at least' if self.sign > 0 else 'at most'} {self.bound:g} times that of {self.than}"
+            words = f"{measured} of {self.subject} is {'at least' if self.sign > 0 else 'at most'} {self.bound:g} times that of {self.than}"
         elif self.bound < 0:
-            words = f"{self.metric} of {self.subject} is at most {-self.bound:g} {'lower' if self.sign > 0 else 'higher'} than of {self.than}"
+            words = f"{measured} of {self.subject} is at most {-self.bound:g} {'lower' if self.sign > 0 else 'higher'} than of {self.than}"
         else:
-            words = f"{self.metric} of {self.subject} is {more} than of {self.than}" + (
-                f" by {self.bound:g}" if self.bound else ""
-            )
+            words = f"{measured} of {self.subject} is {more} than of {self.than}" + (f" by {self.bound:g}" if self.bound else "")
         return words + (", in every seed" if self.every_seed else "")
 
 
@@ -137,6 +165,11 @@ class ClaimSpec(BaseModel):
         if isinstance(value, dict) and isinstance(value.get("arms"), dict):
             return {**value, "arms": {name: {} if overrides is None else overrides for name, overrides in value["arms"].items()}}
         return value
+
+    @property
+    def expectations(self) -> list[Expectation]:
+        """What is expected, one by one."""
+        return [one for expectation in self.expect for one in expectation.each()]
 
     @model_validator(mode="after")
     def _arms_exist(self) -> ClaimSpec:

@@ -16,7 +16,7 @@ from tilth.adapt.linear_probe import LinearProbe
 from tilth.errors import TilthError
 
 
-@parametrize_with_checks([LinearProbe(), KNN()])
+@parametrize_with_checks([LinearProbe(), KNN(), KNN(standardise=True)])
 def test_scikit_learns_contract(estimator, check):
     check(estimator)
 
@@ -75,6 +75,17 @@ def test_votes_are_weighted_by_cosine():
     assert KNN(k=2, temperature=0.5).fit(X, y).predict_proba(query)[0, 1] == pytest.approx(weights[2] / (weights[0] + weights[2]))
 
 
+def test_standardised_neighbours_are_those_behind_scikit_learns_scaler():
+    draws = np.random.default_rng(0)
+    X, y, test = draws.normal(size=(300, 8)), draws.integers(0, 4, 300), draws.normal(size=(100, 8))
+    X[:, 0] = test[:, 0] = 1.1  # does not vary
+    X, test = X * np.geomspace(0.01, 100, 8) + 3, test * np.geomspace(0.01, 100, 8) + 3
+    scaler = StandardScaler().fit(X)
+    wanted = KNN().fit(scaler.transform(X), y).predict_proba(scaler.transform(test))
+    np.testing.assert_allclose(KNN(standardise=True).fit(X, y).predict_proba(test), wanted, atol=1e-9)
+    assert not np.allclose(KNN().fit(X, y).predict_proba(test), wanted, atol=0.05)
+
+
 def test_length_of_features_does_not_matter_to_neighbours(digits):
     X, y, test, truth = digits
     estimator = KNN().fit(X, y)
@@ -95,7 +106,9 @@ def test_more_neighbours_than_examples_are_refused():
         KNN().fit(np.eye(4), np.arange(4))
 
 
-@pytest.mark.parametrize("estimator", [LinearProbe(C=0.5), LinearProbe(standardise=False), KNN(k=3)], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [LinearProbe(C=0.5), LinearProbe(standardise=False), KNN(k=3), KNN(standardise=True)], ids=repr
+)
 @pytest.mark.parametrize("names", [None, "names"])
 def test_saved_and_loaded_it_predicts_the_same(estimator, names, digits, tmp_path):
     X, y, test, _ = digits

@@ -31,6 +31,12 @@ def claim(*expect, **changes):
         ({"lower": "npo", "than": "ascent", "times": 30}, "asks for npo <= 30 x ascent"),
         ({"higher": "npo", "than": "ascent", "times": 0.03}, "nearly nothing"),
         ({"higher": "npo", "than": "ascent", "reported": True}, "demands something"),
+        ({"higher": ["npo", "ascent"], "than": "ascent"}, "compared with itself"),
+        ({"higher": ["npo"], "than": "ascnt"}, "Did you mean 'ascent'?"),
+        ({"arm": ["npo", "ascnt"], "at_least": 1}, "Did you mean 'ascent'?"),
+        ({"higher": ["npo"], "lower": ["npo"], "than": "ascent"}, "needs 'higher"),
+        ({"arm": [], "at_least": 1}, "at least 1 item"),
+        ({"arm": ["npo", "ascent"], "at_least": 1, "name": "utility"}, "cannot have one name"),
     ],
 )
 def test_a_wrong_expectation_says_what_is_wrong(wrong, told):
@@ -43,6 +49,16 @@ def test_a_wrong_expectation_says_what_is_wrong(wrong, told):
 def test_a_claim_is_whole_and_holds_no_verdict(changes):
     with pytest.raises(ValidationError):
         claim({"metric": "audit.utility", "higher": "npo", "than": "ascent"}, **changes)
+
+
+def test_a_list_of_arms_expects_the_same_of_each():
+    made = claim(
+        {"metric": "m", "minus": "n", "arm": ["npo", "ascent"], "at_least": 1}, {"metric": "m", "higher": "npo", "than": "ascent"}
+    )
+    assert [one.sentence() for one in made.expectations] == [
+        "m less n of npo is at least 1", "m less n of ascent is at least 1", "m of npo is higher than of ascent",
+    ]  # fmt: skip
+    assert made.expectations[:2] == [Expectation(metric="m", minus="n", arm=arm, at_least=1) for arm in ("npo", "ascent")]
 
 
 def test_an_arm_without_overrides_may_be_left_empty():

@@ -18,7 +18,7 @@ def write(path, values, *, tried=(), tree=None, by=0.05):
         "npo": {s: {"audit.utility": v} for s, v in enumerate(values)},
         "ascent": {s: {"audit.utility": 0.1} for s in range(3)},
     }
-    judgement = judge(metrics, claim.expect, seeds=claim.seeds)
+    judgement = judge(metrics, claim.expectations, seeds=claim.seeds)
     write_evidence(
         path, system=33, recipe="33-npo", tree=tree or {"by": by}, claim=claim, metrics=metrics, judgement=judgement,
         seconds=12.34, data=DATA, scale="cpu",

@@ -48,6 +48,21 @@ def test_pairing_matters():
     assert unpaired.low < 0
 
 
+def test_another_metric_of_the_same_run_is_taken_off_first():
+    """Of both arms the metric is far above 0; by how much it is above its floor is another matter."""
+    metrics = {
+        "npo": {0: {UTILITY: 0.61, "audit.floor": 0.40}, 1: {UTILITY: 0.58, "audit.floor": 0.40}},
+        "ascent": {0: {UTILITY: 0.50, "audit.floor": 0.20}, 1: {UTILITY: 0.52, "audit.floor": 0.21}},
+    }
+    level = judged(metrics, minus="audit.floor", arm="npo", at_least=0.19, every_seed=True)
+    assert level.per_seed == pytest.approx({0: 0.21, 1: 0.18}) and level.met is False
+    compared = judged(metrics, minus="audit.floor", higher="ascent", than="npo", by=0.1)
+    assert compared.measured == pytest.approx((0.30 - 0.21 + 0.31 - 0.18) / 2)
+    del metrics["npo"][1]["audit.floor"]
+    missing = judged(metrics, minus="audit.floor", arm="npo", at_least=0.1)
+    assert missing.met is False and missing.reason == "arm 'npo' has no metric 'audit.floor' in seed 1"
+
+
 def test_orientation():
     metrics = measure(npo=npo, ascent=ascent)
     assert judged(metrics, higher="npo", than="ascent", by=0.05).met is True

@@ -7,6 +7,8 @@ import torch
 from tests.images import digits
 from tilth.adapt.adapt import adapt
 from tilth.adapt.classifier import Classifier
+from tilth.backbones.classifier import PictureClassifier
+from tilth.backbones.dense import with_dense_head
 from tilth.backbones.fingerprint import fingerprint
 from tilth.backbones.folder import TextModel, load, save
 from tilth.backbones.patches import Patches
@@ -18,6 +20,7 @@ from tilth.errors import TilthError
 from tilth.evaluate.image_probe import ImageProbe, few
 from tilth.evaluate.label_curve import LabelCurve
 from tilth.evaluate.representation import effective_rank, signs_of_collapse, uniformity
+from tilth.stages.classifier import ClassifierOf
 from tilth.training.settings import Budget, Training
 
 GREY = use("batches", "pictures", channels=1)
@@ -71,6 +74,65 @@ def test_layers_and_pools(world):
     assert np.array_equal(picture_features(network, rows, batch_size=3), picture_features(network, rows)) or np.allclose(
         picture_features(network, rows, batch_size=3), picture_features(network, rows), atol=1e-6
     )
+
+
+def test_tokens_in_a_row_keep_what_lies_where(world):
+    model, context = world
+    network = load(model).model
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    pixels = torch.from_numpy(np.array(rows.pixels[:7])).float() / 255
+    with torch.no_grad():
+        features = network(pixels, layers=(2,))
+    assert np.allclose(picture_features(network, rows, pool="tokens")[:7], features.tokens.flatten(1).numpy(), atol=1e-6)
+    inner = picture_features(network, rows, layer=2, pool="tokens")[:7]
+    assert np.allclose(inner, features.layers[0][:, 1:].flatten(1).numpy(), atol=1e-6)
+
+
+def test_under_a_head_for_every_pixel_is_the_encoder_that_is_asked_and_classifies(world):
+    model, context = world
+    network = load(model).model
+    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
+    dense = with_dense_head(network, 3, "linear")
+    assert np.array_equal(picture_features(dense, rows), picture_features(network, rows))
+    save(dense, None, context.folder / "dense", {})
+    ClassifierOf(model=str(context.folder / "dense"), classes=10).run(context)
+    headed = load(context.folder / "model").model
+    assert isinstance(headed, PictureClassifier) and fingerprint(headed.encoder) == fingerprint(network)
+
+
+def test_of_several_layers_the_one_that_tells_most_of_labelled_rows_is_probed(world):
+    model, context = world
+    network = load(model).model
+    with torch.no_grad():
+        for name, weight in network.blocks[1].named_parameters():
+            weight.fill_(
+                1e9 if name.startswith("mlp") and name.endswith("bias") else 0
+            )  # rounding drowns what the first block said
+    save(network, None, model, {})
+    probe = {"train": "train", "test": "test", "neighbours": 5, "batches": GREY, "standardise": True}
+    chosen = ImageProbe(**probe, layer=[2, 1])(model, context).metrics
+    assert chosen["layer"] == 1
+    assert chosen == ImageProbe(**probe, layer=1)(model, context).metrics | {"layer": 1.0}
+    assert chosen["knn_accuracy"] > ImageProbe(**probe, layer=2)(model, context).metrics["knn_accuracy"]
+
+
+def test_too_few_labelled_rows_choose_no_layer(world):
+    model, context = world
+    context.corpora["one"] = context.corpus("all").filter("id = 'digit-0000'")
+    with pytest.raises(TilthError, match="too few to choose a layer"):
+        ImageProbe(train="one", test="one", neighbours=1, batches=GREY, layer=[1, 2])(model, context)
+
+
+def test_standardised_pixels_are_another_floor(world):
+    model, context = world
+    plainly, scaled = (
+        ImageProbe(train="train", test="test", neighbours=3, per_class=5, batches=GREY, standardise=wanted)(
+            model, context
+        ).metrics
+        for wanted in (False, True)
+    )
+    assert plainly["raw_knn_accuracy"] != scaled["raw_knn_accuracy"]
+    assert plainly["linear_accuracy"] == scaled["linear_accuracy"]
 
 
 def test_few_labels_are_as_many_of_each_class_and_another_seed_takes_others():

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from tilth.adapt.standardise import scaling
 from tilth.contracts import Estimator, method
 from tilth.registry import Positive, PositiveInt
 
@@ -33,9 +34,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator, Estimator):
 
     def fit(self, X: Any, y: Any) -> "LinearProbe":
         X, y = validate_data(self, X, y, dtype=np.float64)
-        self.mean_ = X.mean(0) if self.standardise else np.zeros(X.shape[1])
-        deviation = X.std(0) if self.standardise else np.ones(X.shape[1])
-        self.scale_ = np.where(deviation > 0, deviation, 1.0)
+        self.mean_, self.scale_ = scaling(X, self.standardise)
         X = (X - self.mean_) / self.scale_
         self.C_ = self.C if self.C is not None else self._best(X, y)
         regression = LogisticRegression(C=self.C_, max_iter=self.max_iter).fit(X, y)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
@@ -90,7 +91,7 @@ def _judge_one(metrics: Metrics, expectation: Expectation, ran: Sequence[int], s
     absent = _absent(metrics, expectation, ran)
     if absent:
         return Judged(expectation, None, None, {}, None, False, absent)
-    values = [[float(metrics[arm][seed][expectation.metric]) for seed in ran] for arm in expectation.arms]
+    values = [[_value(metrics[arm][seed], expectation) for seed in ran] for arm in expectation.arms]
     if expectation.form == "level":
         per_seed, difference = values[0], None
     else:
@@ -111,17 +112,22 @@ def _judge_one(metrics: Metrics, expectation: Expectation, ran: Sequence[int], s
     return Judged(expectation, measured, interval, dict(zip(ran, per_seed, strict=True)), difference, met, reason)
 
 
+def _value(found: Mapping[str, float], expectation: Expectation) -> float:
+    """What is compared, of one run."""
+    return float(found[expectation.metric]) - (float(found[expectation.minus]) if expectation.minus is not None else 0.0)
+
+
 def _absent(metrics: Metrics, expectation: Expectation, ran: Sequence[int]) -> str:
     """What is missing, in words; empty when every arm has a number for every seed."""
     if not ran:
         return "nothing was run"
-    for arm in expectation.arms:
-        for seed in ran:
-            value = metrics.get(arm, {}).get(seed, {}).get(expectation.metric)
-            if value is None:
-                return f"arm '{arm}' has no metric '{expectation.metric}' in seed {seed}"
-            if math.isnan(value):
-                return f"'{expectation.metric}' of arm '{arm}' is not a number in seed {seed}"
+    names = [expectation.metric] if expectation.minus is None else [expectation.metric, expectation.minus]
+    for arm, seed, name in product(expectation.arms, ran, names):
+        value = metrics.get(arm, {}).get(seed, {}).get(name)
+        if value is None:
+            return f"arm '{arm}' has no metric '{name}' in seed {seed}"
+        if math.isnan(value):
+            return f"'{name}' of arm '{arm}' is not a number in seed {seed}"
     return ""
 
 

@@ -78,7 +78,7 @@ def run_claim(
         tree=base.tree,
         claim=claim,
         metrics=metrics,
-        judgement=judge(metrics, claim.expect, seeds=claim.seeds),
+        judgement=judge(metrics, claim.expectations, seeds=claim.seeds),
         seconds=sum({stage["key"]: stage["seconds"] for record in records for stage in record["stages"]}.values()),
         data=_data(records),
         scale=scale,

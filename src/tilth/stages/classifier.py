@@ -1,11 +1,10 @@
 """Put a head on an encoder, so that it can be trained to classify."""
 
-from typing import Any, cast
-
 import torch
 
 from tilth.backbones.classifier import with_head
 from tilth.backbones.folder import load, save
+from tilth.backbones.picture_features import encoder_of
 from tilth.context import Context
 from tilth.contracts import ModelRef, Stage, method
 from tilth.registry import PositiveInt
@@ -13,7 +12,7 @@ from tilth.registry import PositiveInt
 
 @method("stage", "classifier", systems=[52])
 class ClassifierOf(Stage):
-    """model: an encoder of pictures, its weights kept; classes: outputs of the fresh linear head on its features.
+    """model: an encoder of pictures, its weights kept, or one under another head, which goes; classes: outputs of the fresh linear head on its features.
 
     The head is not trained yet: a `pretrain` stage with the objective `classification` that starts here trains both.
     """
@@ -27,6 +26,6 @@ class ClassifierOf(Stage):
         """Write 'model/'; metrics: parameters."""
         torch.manual_seed(context.seed)
         encoder = load(context.model(self.model))
-        network = with_head(cast(Any, encoder.model), self.classes)
+        network = with_head(encoder_of(encoder.model), self.classes)
         save(network, None, context.folder / "model", encoder.about)
         return {"parameters": float(sum(parameter.numel() for parameter in network.parameters()))}
