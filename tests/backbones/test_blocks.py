@@ -30,14 +30,27 @@ def test_sixteen_bits_give_what_64_do_within_their_rounding(n, m, biased):
         assert (ours - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_float32_and_long_sequences_take_the_kernel(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_short_sequences_take_products_and_long_ones_the_kernel(monkeypatch, dtype):
     (q, k, v), bias = drawn(6, 6, torch.float32)
-    assert torch.equal(attend(q, k, v, bias), F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
-    half = [x.detach().bfloat16() for x in (q, k, v)]
-    by_products = attend(*half)
-    monkeypatch.setattr(blocks, "_SHORT", 5)
-    by_kernel = attend(*half)
-    assert torch.equal(by_kernel, F.scaled_dot_product_attention(*half)) and not torch.equal(by_kernel, by_products)
+    q, k, v, bias = (x.detach().to(dtype) for x in (q, k, v, bias))
+    by_products = attend(q, k, v, bias)
+    monkeypatch.setattr(blocks, "_SHORT", {dtype: 5})
+    by_kernel = attend(q, k, v, bias)
+    assert torch.equal(by_kernel, F.scaled_dot_product_attention(q, k, v, attn_mask=bias)) and not torch.equal(
+        by_kernel, by_products
+    )
+
+
+def test_products_are_the_kernel_to_rounding():
+    (q, k, v), bias = drawn(17, 9, torch.float32)
+    found = []
+    for attention in (attend, lambda q, k, v, bias: F.scaled_dot_product_attention(q, k, v, attn_mask=bias)):
+        leaves = [x.detach().requires_grad_() for x in (q, k, v, bias)]
+        attention(*leaves).square().sum().backward()
+        found.append([x.grad for x in leaves])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_a_block_under_autocast_is_near_the_one_without():
