@@ -21,6 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,8 +59,24 @@ def jpegs(count: int) -> list[bytes]:
     return made
 
 
-def tilth(count: int, epochs: int, precision: str) -> float:
-    """Seconds from a table of JPEG files to a trained model."""
+@dataclass(frozen=True)
+class Took:
+    """Seconds: of the whole run; to decode every picture ahead; once, before and within the first epoch; of a step after it."""
+
+    whole: float
+    decoding: float
+    once: float
+    step: float
+
+
+def split(whole: float, decoding: float, epochs: Sequence[float], steps: int) -> Took:
+    """epochs: seconds from the beginning to the end of each; steps: in an epoch."""
+    later = median(np.diff(epochs).tolist()) if len(epochs) > 1 else epochs[0] - decoding
+    return Took(whole, decoding, max(epochs[0] - decoding - later, 0.0), later / steps)
+
+
+def tilth(count: int, epochs: int, precision: str, compiled: bool) -> Took:
+    """From a table of JPEG files to a trained model."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         table = pa.table({"id": [str(row) for row in range(count)], "image": pa.array(jpegs(count), pa.binary())})
@@ -67,17 +85,29 @@ def tilth(count: int, epochs: int, precision: str) -> float:
         context = Context(folder / "run")
         context.folder.mkdir()
         rows = Pictures(size=SIZE).build(corpus, None, context)
+        decoded = time.perf_counter() - begun
         torch.manual_seed(0)
         model = Patches(width=WIDTH, depth=DEPTH, heads=HEADS, patch=PATCH, class_token=True).build(rows.sample)
         objective = MAE(model, decoder_width=128, decoder_depth=2, decoder_heads=4)
-        training = Training(lr=1e-3, batch_size=BATCH, precision=precision, compile=False, checkpoint_seconds=None)  # type: ignore[arg-type]
+        training = Training(
+            lr=1e-3, batch_size=BATCH, precision=precision, compile=compiled, checkpoint_seconds=None, log_every=count // BATCH
+        )  # type: ignore[arg-type]
+        ready = time.perf_counter() - begun
         fit(objective, rows, training=training, budget=Budget(epochs=epochs), folder=folder / "fit", seed=0)
-        return time.perf_counter() - begun
+        whole = time.perf_counter() - begun
+        ends = [ready + json.loads(line)["seconds"] for line in (folder / "fit" / "log.jsonl").read_text().splitlines()]
+        return split(whole, decoded, ends, count // BATCH)
 
 
-def trainer(count: int, epochs: int, precision: str) -> float:
-    """The same of transformers."""
-    from transformers import Trainer, TrainingArguments, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
+def trainer(count: int, epochs: int, precision: str, compiled: bool) -> Took:
+    """The same of transformers, never compiled."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
+
+    ends: list[float] = []
+
+    class Ends(TrainerCallback):
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter() - begun)
 
     made = jpegs(count)
     processor = ViTImageProcessor(size={"height": SIZE, "width": SIZE})
@@ -98,8 +128,9 @@ def trainer(count: int, epochs: int, precision: str) -> float:
             lr_scheduler_type="cosine", weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, save_strategy="no", report_to=[],
             use_cpu=not torch.cuda.is_available(), disable_tqdm=True, remove_unused_columns=False, bf16=precision == "bf16",
         )  # fmt: skip
-        Trainer(model=ViTMAEForPreTraining(config), args=arguments, train_dataset=made, data_collator=collate).train()  # type: ignore[arg-type]
-    return time.perf_counter() - begun
+        model = ViTMAEForPreTraining(config)
+        Trainer(model=model, args=arguments, train_dataset=made, data_collator=collate, callbacks=[Ends()]).train()  # type: ignore[arg-type]
+    return split(time.perf_counter() - begun, 0.0, ends, count // BATCH)
 
 
 def encoder_cost(repeats: int) -> dict[str, float]:
@@ -117,15 +148,21 @@ def encoder_cost(repeats: int) -> dict[str, float]:
     return {name: median(values) for name, values in timings(functions, repeats).items()}
 
 
-def timed(side: str, given: argparse.Namespace) -> float:
+def timed(side: str, given: argparse.Namespace) -> Took:
     """What `side` took, in a process of its own."""
     settings = {"--side": side, "--pictures": given.pictures, "--epochs": given.epochs, "--precision": given.precision}
-    command = [sys.executable, "-m", "benchmarks.mae_pretraining", *(str(word) for pair in settings.items() for word in pair)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.mae_pretraining",
+        *(str(word) for pair in settings.items() for word in pair),
+        *["--compiled"] * given.compiled,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1])
     if done.returncode:
         raise SystemExit(f"{side} failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+    return Took(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -134,22 +171,36 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2560)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--run-steps", type=int, default=1000)
     parser.add_argument("--side", choices=SIDES)
     given = parser.parse_args()
+    if given.pictures % BATCH:
+        parser.error(f"pictures must be a multiple of the batch, {BATCH}")
     if given.side:
-        print({"tilth": tilth, "trainer": trainer}[given.side](given.pictures, given.epochs, given.precision))
+        took = {"tilth": tilth, "trainer": trainer}[given.side](given.pictures, given.epochs, given.precision, given.compiled)
+        print(json.dumps(asdict(took)))
         return
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    times: dict[str, list[Took]] = {side: [] for side in SIDES}
     for turn in range(given.repeats):
         for side in SIDES if turn % 2 == 0 else reversed(SIDES):
             times[side].append(timed(side, given))
-            print(json.dumps({side: times[side][-1]}), file=sys.stderr, flush=True)
+            print(json.dumps({side: asdict(times[side][-1])}), file=sys.stderr, flush=True)
     cost = encoder_cost(2 * given.repeats + 1)
     seen = given.pictures * given.epochs
-    rate = {side: seen / median(values) for side, values in times.items()}
+    whole = {side: seen / median(took.whole for took in taken) for side, taken in times.items()}
+    drawn = given.run_steps * BATCH
+    a_run = {
+        side: drawn
+        / median(took.decoding / given.pictures * drawn / 10 + took.once + given.run_steps * took.step for took in taken)
+        for side, taken in times.items()
+    }
+    rate = a_run if given.compiled else whole
     record(
-        f"mae_pretraining{'_bf16' * (given.precision == 'bf16')}_vs_trainer", rate["tilth"], rate["trainer"], "transformers' ViTMAEForPreTraining in Trainer",
-        "pictures per second", given.repeats, pictures=given.pictures, epochs=given.epochs, precision=given.precision, seconds=times,
+        f"mae_pretraining{'_bf16' * (given.precision == 'bf16')}{'_compiled' * given.compiled}_vs_trainer", rate["tilth"], rate["trainer"],
+        "transformers' ViTMAEForPreTraining in Trainer", "pictures per second", given.repeats, pictures=given.pictures, epochs=given.epochs,
+        precision=given.precision, compiled=given.compiled, seconds={side: [asdict(took) for took in taken] for side, taken in times.items()},
+        whole_runs=whole, runs_of_so_many_steps={"steps": given.run_steps, **a_run},
         encoder_seconds=cost, encoder_cost_at_mask_075=cost["masked"] / cost["whole"],
     )  # fmt: skip
     print(f"encoder at mask 0.75: {cost['masked'] / cost['whole']:.3f} of the whole")
