@@ -116,6 +116,13 @@ def test_of_several_layers_the_one_that_tells_most_of_labelled_rows_is_probed(wo
     assert chosen["knn_accuracy"] > ImageProbe(**probe, layer=2)(model, context).metrics["knn_accuracy"]
 
 
+def test_the_linear_probe_can_be_left_out(world):
+    model, context = world
+    probe = {"train": "train", "test": "test", "neighbours": 5, "batches": GREY}
+    both = ImageProbe(**probe)(model, context).metrics
+    assert ImageProbe(**probe, linear=False)(model, context).metrics == {k: v for k, v in both.items() if k != "linear_accuracy"}
+
+
 def test_too_few_labelled_rows_choose_no_layer(world):
     model, context = world
     context.corpora["one"] = context.corpus("all").filter("id = 'digit-0000'")

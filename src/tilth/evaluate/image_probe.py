@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 @method("benchmark", "image_probe", systems=[88])
 class ImageProbe(Benchmark):
     """Metrics: knn_accuracy, linear_accuracy on `test`; raw_knn_accuracy (pixels for features); effective_rank, uniformity of
-    the test rows' features, of two rows or more; layer, where several were given.
+    the test rows' features, of two rows or more; layer, where several were given. linear: whether that probe is fitted, which takes
+    longest where features are wide.
 
     train, test: labelled rows. label: the class's column. per_class: labelled training rows of each class, drawn with the seed;
     None: all. neighbours: of k-NN by cosine, at most the labelled rows. C: of the logistic regression on standardised features,
@@ -49,13 +50,14 @@ class ImageProbe(Benchmark):
         per_class: PositiveInt | None = None,
         neighbours: PositiveInt = 20,
         C: Positive | None = 1.0,
+        linear: bool = True,
         layer: PositiveInt | Annotated[list[PositiveInt], Len(1)] | None = None,
         pool: Pool = "encoder",
         standardise: bool = False,
         batches: Annotated[Configured, Kind("batches")] | None = None,
     ) -> None:
         self.train, self.test, self.label, self.per_class, self.neighbours = train, test, label, per_class, neighbours
-        self.C, self.layer, self.pool, self.standardise, self.batches = C, layer, pool, standardise, batches
+        self.C, self.linear, self.layer, self.pool, self.standardise, self.batches = C, linear, layer, pool, standardise, batches
 
     def __call__(self, model: Path, context: Context) -> Scores:
         network = load(model).model
@@ -80,11 +82,11 @@ class ImageProbe(Benchmark):
             floor = self._neighbours(len(chosen)).fit(_flat(train, chosen), y).predict(_flat(test, np.arange(len(test))))
             np.save(folder / "accuracy.npy", (floor == truth).mean())
 
-        probe = LinearProbe(C=self.C).fit(known, y)
+        probe = LinearProbe(C=self.C).fit(known, y) if self.linear else None
         return Scores(
             {
                 "knn_accuracy": float((knn.predict(asked) == truth).mean()),
-                "linear_accuracy": float((probe.predict(asked) == truth).mean()),
+                **({"linear_accuracy": float((probe.predict(asked) == truth).mean())} if probe else {}),
                 "raw_knn_accuracy": float(np.load(context.cache("raw-knn", parts, raw) / "accuracy.npy")),
                 **signs_of_collapse(asked),
                 **({"layer": float(layer)} if isinstance(self.layer, list) and layer else {}),
