@@ -38,7 +38,7 @@ from tilth.batches import draws
 from tilth.batches.images.pictures import Pictures
 from tilth.batches.patches.masks import random
 from tilth.context import Context
-from tilth.contracts import Sample
+from tilth.contracts import Sample, use
 from tilth.corpus import Corpus
 from tilth.pretrain.images.mae import MAE
 from tilth.training.loop import Budget, Training, fit
@@ -75,7 +75,7 @@ def split(whole: float, decoding: float, epochs: Sequence[float], steps: int) ->
     return Took(whole, decoding, max(epochs[0] - decoding - later, 0.0), later / steps)
 
 
-def tilth(count: int, epochs: int, precision: str, compiled: bool) -> Took:
+def tilth(count: int, epochs: int, precision: str, compiled: bool, views: str) -> Took:
     """From a table of JPEG files to a trained model."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -88,7 +88,7 @@ def tilth(count: int, epochs: int, precision: str, compiled: bool) -> Took:
         decoded = time.perf_counter() - begun
         torch.manual_seed(0)
         model = Patches(width=WIDTH, depth=DEPTH, heads=HEADS, patch=PATCH, class_token=True).build(rows.sample)
-        objective = MAE(model, decoder_width=128, decoder_depth=2, decoder_heads=4)
+        objective = MAE(model, decoder_width=128, decoder_depth=2, decoder_heads=4, views=use("views", views))
         training = Training(
             lr=1e-3, batch_size=BATCH, precision=precision, compile=compiled, checkpoint_seconds=None, log_every=count // BATCH
         )  # type: ignore[arg-type]
@@ -99,8 +99,8 @@ def tilth(count: int, epochs: int, precision: str, compiled: bool) -> Took:
         return split(whole, decoded, ends, count // BATCH)
 
 
-def trainer(count: int, epochs: int, precision: str, compiled: bool) -> Took:
-    """The same of transformers, never compiled."""
+def trainer(count: int, epochs: int, precision: str) -> Took:
+    """The same of transformers, neither compiled nor augmented."""
     from transformers import Trainer, TrainerCallback, TrainingArguments, ViTImageProcessor, ViTMAEConfig, ViTMAEForPreTraining
 
     ends: list[float] = []
@@ -150,7 +150,13 @@ def encoder_cost(repeats: int) -> dict[str, float]:
 
 def timed(side: str, given: argparse.Namespace) -> Took:
     """What `side` took, in a process of its own."""
-    settings = {"--side": side, "--pictures": given.pictures, "--epochs": given.epochs, "--precision": given.precision}
+    settings = {
+        "--side": side,
+        "--pictures": given.pictures,
+        "--epochs": given.epochs,
+        "--precision": given.precision,
+        "--views": given.views,
+    }
     command = [
         sys.executable,
         "-m",
@@ -172,13 +178,15 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--views", choices=("mae", "none"), default="mae")
     parser.add_argument("--run-steps", type=int, default=1000)
     parser.add_argument("--side", choices=SIDES)
     given = parser.parse_args()
     if given.pictures % BATCH:
         parser.error(f"pictures must be a multiple of the batch, {BATCH}")
     if given.side:
-        took = {"tilth": tilth, "trainer": trainer}[given.side](given.pictures, given.epochs, given.precision, given.compiled)
+        size = (given.pictures, given.epochs, given.precision)
+        took = trainer(*size) if given.side == "trainer" else tilth(*size, given.compiled, given.views)
         print(json.dumps(asdict(took)))
         return
     times: dict[str, list[Took]] = {side: [] for side in SIDES}
@@ -197,9 +205,9 @@ def main() -> None:
     }
     rate = a_run if given.compiled else whole
     record(
-        f"mae_pretraining{'_bf16' * (given.precision == 'bf16')}{'_compiled' * given.compiled}_vs_trainer", rate["tilth"], rate["trainer"],
+        f"mae_pretraining{'_bf16' * (given.precision == 'bf16')}{'_compiled' * given.compiled}{'_unaugmented' * (given.views == 'none')}_vs_trainer", rate["tilth"], rate["trainer"],
         "transformers' ViTMAEForPreTraining in Trainer", "pictures per second", given.repeats, pictures=given.pictures, epochs=given.epochs,
-        precision=given.precision, compiled=given.compiled, seconds={side: [asdict(took) for took in taken] for side, taken in times.items()},
+        precision=given.precision, compiled=given.compiled, views=given.views, seconds={side: [asdict(took) for took in taken] for side, taken in times.items()},
         whole_runs=whole, runs_of_so_many_steps={"steps": given.run_steps, **a_run},
         encoder_seconds=cost, encoder_cost_at_mask_075=cost["masked"] / cost["whole"],
     )  # fmt: skip

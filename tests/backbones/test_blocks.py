@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from tilth.backbones import blocks
-from tilth.backbones.blocks import Attention, attend
+from tilth.backbones.blocks import Attention, attend, attention_block
 
 
 def drawn(n, m, dtype=torch.float64):
@@ -51,6 +51,20 @@ def test_products_are_the_kernel_to_rounding():
         found.append([x.grad for x in leaves])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_tail_of_a_block_is_the_end_of_what_the_whole_gives():
+    torch.manual_seed(0)
+    block, x = attention_block(24, 3).double(), torch.randn(2, 9, 24, dtype=torch.float64)
+    found = []
+    for whole in (True, False):
+        block.zero_grad()
+        tokens = x.clone().requires_grad_()
+        end = block(tokens)[:, -4:] if whole else block(tokens, tail=4)
+        end.square().sum().backward()
+        found.append([end.detach(), tokens.grad, *(parameter.grad for parameter in block.parameters())])
+    for all_of_it, tail in zip(*found, strict=True):
+        torch.testing.assert_close(tail, all_of_it, rtol=1e-12, atol=1e-12)
 
 
 def test_a_block_under_autocast_is_near_the_one_without():

@@ -23,16 +23,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 class Attention(nn.Module):
-    """softmax(q k^T / sqrt(d) + bias) v over heads, of one sequence. bias: (batch or 1, heads or 1, tokens, tokens)."""
+    """softmax(q k^T / sqrt(d) + bias) v over heads, of one sequence. bias: (batch or 1, heads or 1, queries, tokens)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (batch, tokens, width) to the same."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(self, x: Tensor, bias: Tensor | None = None, tail: int | None = None) -> Tensor:
+        """x (batch, tokens, width) to the same. tail: only the last so many tokens ask, and only they come back."""
+        if tail is None:
+            q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            parts = [x.shape[-1], 2 * x.shape[-1]]
+            (asking, asked), (shift, others) = self.qkv.weight.split(parts), self.qkv.bias.split(parts)
+            q = F.linear(x[:, -tail:], asking, shift).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            k, v = F.linear(x, asked, others).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = attend(q, k, v, self.bias(q, bias))
         return self.out(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -98,7 +104,8 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """x += mixer(norm x); x += mlp(norm x). Further arguments go to the mixer."""
+    """x += mixer(norm x); x += mlp(norm x). Further arguments go to the mixer. tail: what only the last so many tokens become, which
+    read all of them; the mixer is to know the word."""
 
     def __init__(self, width: int, mixer: nn.Module, mlp: nn.Module, *, eps: float = 1e-6, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -106,9 +113,12 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = nn.LayerNorm(width, eps=eps), mlp
         self.drop = DropPath(drop_path)
 
-    def forward(self, x: Tensor, *given: object) -> Tensor:
+    def forward(self, x: Tensor, *given: object, tail: int | None = None) -> Tensor:
         """x (batch, tokens, width) to the same."""
-        x = x + self.drop(self.mixer(self.mixer_norm(x), *given))
+        if tail is None:
+            x = x + self.drop(self.mixer(self.mixer_norm(x), *given))
+        else:
+            x = x[:, -tail:] + self.drop(self.mixer(self.mixer_norm(x), *given, tail=tail))
         return x + self.drop(self.mlp(self.mlp_norm(x)))  # type: ignore[no-any-return]
 
 

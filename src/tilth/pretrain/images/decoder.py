@@ -1,7 +1,7 @@
 """The decoder of masked autoencoders: what was seen and a token for every hidden patch, through a few blocks.
 
 Notable: hidden patches stand behind the seen ones instead of between them, since attention does not mind the order; the output
-layer runs at hidden patches alone.
+layer, and of the last block all but keys and values, runs at hidden patches alone.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class MaskedDecoder(nn.Module):
         return torch.cat([known, self.token + pick(positions, mask.hidden)], 1)
 
     def end(self, tokens: Tensor, mask: Mask) -> Tensor:
-        """Predictions (batch, hidden, out)."""
+        """Predictions (batch, hidden, out) from the tokens of all patches, or of the hidden ones."""
         return self.head(self.norm(tokens[:, -mask.hidden.shape[1] :]))  # type: ignore[no-any-return]
 
     def forward(self, seen: Tensor, mask: Mask, positions: Tensor) -> Tensor:
         """seen (batch, n, source) -> (batch, hidden, out)."""
         tokens = self.begin(seen, mask, positions)
-        for block in self.blocks:
-            tokens = block(tokens)
+        for number, block in enumerate(self.blocks, 1):
+            tokens = block(tokens, tail=mask.hidden.shape[1] if number == len(self.blocks) else None)
         return self.end(tokens, mask)
 
 
