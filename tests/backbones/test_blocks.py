@@ -42,6 +42,18 @@ def test_short_sequences_take_products_and_long_ones_the_kernel(monkeypatch, dty
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_truth_values_say_what_is_attended_to(dtype):
+    (q, k, v), bias = drawn(6, 9, torch.float32)
+    q, k, v = (x.detach().to(dtype) for x in (q, k, v))
+    visible = bias.detach() > 0
+    visible[..., 0] = True
+    within = 1e-6 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(
+        attend(q, k, v, visible), F.scaled_dot_product_attention(q, k, v, attn_mask=visible), rtol=0, atol=within
+    )
+
+
 def test_products_are_the_kernel_to_rounding():
     (q, k, v), bias = drawn(17, 9, torch.float32)
     found = []

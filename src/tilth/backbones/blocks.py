@@ -12,13 +12,16 @@ _SHORT = {torch.float32: 128, torch.bfloat16: 512, torch.float16: 512}
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v; q (batch, heads, n, d), k and v (batch, heads, m, d); bias broadcasts to (batch, heads, n, m).
+    """softmax(q k^T / sqrt(d) + bias) v; q (batch, heads, n, d), k and v (batch, heads, m, d); bias broadcasts to (batch, heads, n, m)
+    and may be of truth values instead: what is attended to, in every row something.
 
     PyTorch's fused kernel, but for short sequences on the CPU.
     """
     if q.device.type == "cpu" and max(q.shape[-2], k.shape[-2]) <= _SHORT.get(q.dtype, 0):
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        return (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+        if bias is not None:
+            scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype == torch.bool else scores + bias
+        return scores.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
