@@ -60,13 +60,17 @@ def test_labels_that_say_nothing_give_chance(world):
     assert abs(scores["linear_accuracy"] - 0.75) < 0.15  # three quarters are 'train'
 
 
-def test_layers_and_pools(world):
+def looked_at(world, layer):
+    """The encoder, rows, and what the encoder itself gives of the first seven."""
     model, context = world
     network = load(model).model
     rows = Pictures(channels=1).build(context.corpus("test"), None, context)
-    pixels = torch.from_numpy(np.array(rows.pixels[:7])).float() / 255
     with torch.no_grad():
-        features = network(pixels, layers=(1,))
+        return network, rows, network(torch.from_numpy(np.array(rows.pixels[:7])).float() / 255, layers=(layer,))
+
+
+def test_layers_and_pools(world):
+    network, rows, features = looked_at(world, 1)
     some = picture_features(network, rows, pool="class")[:7]
     assert np.allclose(some, features.summary.numpy(), atol=1e-6)
     assert np.allclose(picture_features(network, rows, layer=1)[:7], features.layers[0][:, 1:].mean(1).numpy(), atol=1e-6)
@@ -77,12 +81,7 @@ def test_layers_and_pools(world):
 
 
 def test_tokens_in_a_row_keep_what_lies_where(world):
-    model, context = world
-    network = load(model).model
-    rows = Pictures(channels=1).build(context.corpus("test"), None, context)
-    pixels = torch.from_numpy(np.array(rows.pixels[:7])).float() / 255
-    with torch.no_grad():
-        features = network(pixels, layers=(2,))
+    network, rows, features = looked_at(world, 2)
     assert np.allclose(picture_features(network, rows, pool="tokens")[:7], features.tokens.flatten(1).numpy(), atol=1e-6)
     inner = picture_features(network, rows, layer=2, pool="tokens")[:7]
     assert np.allclose(inner, features.layers[0][:, 1:].flatten(1).numpy(), atol=1e-6)

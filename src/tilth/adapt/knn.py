@@ -32,6 +32,7 @@ class KNN(ClassifierMixin, BaseEstimator, Estimator):
         self.standardise = standardise
 
     def fit(self, X: Any, y: Any) -> "KNN":
+        """Keep X (examples, features), scaled to length one, and the classes y (examples,); gives the estimator itself."""
         X, y = validate_data(self, X, y, dtype=[np.float32, np.float64])
         check_classification_targets(y)
         if len(X) < self.k:

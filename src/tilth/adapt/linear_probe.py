@@ -33,6 +33,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator, Estimator):
         self.max_iter = max_iter
 
     def fit(self, X: Any, y: Any) -> "LinearProbe":
+        """Learn to tell the classes y (examples,) from X (examples, features); gives the estimator itself."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         self.mean_, self.scale_ = scaling(X, self.standardise)
         X = (X - self.mean_) / self.scale_

@@ -67,8 +67,10 @@ class ImageProbe(Benchmark):
         how = self.batches or reading(network, context.corpus(self.train))
         train, test = (how.build().build(context.corpus(name), None, context) for name in (self.train, self.test))
         y, rows = labels[chosen], Chosen(train, chosen)
-        layer = self._told_most(network, rows, y, context.seed) if isinstance(self.layer, list) else self.layer
-        known = picture_features(network, rows, layer=layer, pool=self.pool)
+        if isinstance(self.layer, list):
+            layer, known = self._told_most(network, rows, y, context.seed)
+        else:
+            layer, known = self.layer, picture_features(network, rows, layer=self.layer, pool=self.pool)
         asked = picture_features(network, test, layer=layer, pool=self.pool)
         knn = self._neighbours(len(chosen)).fit(known, y)
         parts = {
@@ -96,20 +98,22 @@ class ImageProbe(Benchmark):
     def _neighbours(self, rows: int) -> KNN:
         return KNN(k=min(self.neighbours, rows), standardise=self.standardise)
 
-    def _told_most(self, network: Any, rows: Examples, y: NDArray[np.int64], seed: int) -> int:
-        """Of the given layers the best by rows held out of those that are labelled; TilthError where these are too few."""
-        layers = cast(list[int], self.layer)
+    def _told_most(self, network: Any, rows: Examples, y: NDArray[np.int64], seed: int) -> tuple[int | None, NDArray[np.float32]]:
+        """Of the given layers the best by rows held out of those that are labelled, the first of equals, and the features of all of
+        these; TilthError where they are too few."""
         held = hashed_uniform(seed, "held out", np.arange(len(y))) < 0.2
         if not 0 < held.sum() < len(y):
             raise TilthError(
                 f"{len(y)} labelled rows are too few to choose a layer by", where="image_probe.layer", hint="Name one."
             )
-        found = []
-        for layer in layers:
+        best, most, kept = None, -1.0, np.zeros((0, 0), np.float32)
+        for layer in cast(list[int], self.layer):
             features = picture_features(network, rows, layer=layer, pool=self.pool)
             knn = self._neighbours(int((~held).sum())).fit(features[~held], y[~held])
-            found.append((knn.predict(features[held]) == y[held]).mean())
-        return layers[int(np.argmax(found))]
+            told = float((knn.predict(features[held]) == y[held]).mean())
+            if told > most:
+                best, most, kept = layer, told, features
+        return best, kept
 
 
 def few(labels: NDArray[np.int64], per_class: int | None, seed: int) -> NDArray[np.int64]:
