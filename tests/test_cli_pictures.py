@@ -101,6 +101,38 @@ def test_a_patch_that_does_not_divide_and_a_folder_with_one_picture_are_explaine
         tilth("pretrain", "one", "--out", "alone", "--quiet")
 
 
+@pytest.mark.parametrize(
+    ("purpose", "settings", "objective", "said"),
+    [
+        ("frozen", [], "simclr", "simclr"),
+        ("frozen", ["--set", "model.pretrain.training.batch_size=16"], "moco_v2", "queue"),
+        ("dense", [], "mae", "what lies where"),
+    ],
+)
+def test_what_an_encoder_is_for_chooses_its_objective(folder, purpose, settings, objective, said):
+    given = [
+        "pretrain",
+        "pics",
+        "--for",
+        purpose,
+        *settings,
+        "--set",
+        "model.pretrain.budget={steps: 2}",
+        "--out",
+        "run",
+        "--quiet",
+    ]
+    assert said in CliRunner().invoke(app, given, catch_exceptions=False).stderr
+    stages = {stage["name"]: stage for stage in json.loads(Path("run/run.json").read_text())["stages"]}
+    assert list(stages["model"]["settings"]["objective"]) == [objective] and stages["model"]["metrics"]["steps"] == 2
+
+
+def test_a_use_that_is_none_and_a_recipe_without_choice_are_explained(folder):
+    for given, said in ((["--for", "frozn"], "frozen"), (["--for", "frozen", "--recipe", "text"], "recipe 'text'")):
+        result = CliRunner().invoke(app, ["pretrain", "pics", *given])
+        assert isinstance(result.exception, TilthError) and said in str(result.exception)
+
+
 def scenes(place: Path) -> None:
     """Three scenes of five bands, of 40 x 48."""
     place.mkdir()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tilth.noise import Noise
 from tilth.registry import Configured, CorpusRef, Kind, ModelRef, TokenizerRef, method, use
+from tilth.traits import Traits
 
 if TYPE_CHECKING:
     import daft
@@ -102,6 +103,7 @@ class Objective(nn.Module, ABC):
         "What is rebuilt",
         "Left to right: an example, what the model sees of it, and it with the hidden patches as the model predicts them.",
     )  # a title and a legend for `pictures`
+    traits: ClassVar[Traits | None] = None  # the place in the catalogue of a method that needs no labels
     kind: ClassVar[str]
     name: ClassVar[str]
     systems: ClassVar[tuple[int, ...]]

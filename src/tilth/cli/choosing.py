@@ -20,14 +20,17 @@ class Choice:
     why: list[str]
 
 
-def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overrides: Mapping[str, Any]) -> Choice:
-    """A recipe for `data` (an entry of `data:`) that trains for about `minutes` on this machine.
+def choose(
+    data: Mapping[str, Any], *, recipe: str | None, minutes: float, overrides: Mapping[str, Any], purpose: str | None = None
+) -> Choice:
+    """A recipe for `data` (an entry of `data:`) that trains for about `minutes` on this machine; purpose: see `objective_for`.
 
-    Raises TilthError when there is no recipe for this kind of data.
+    Raises TilthError when there is no recipe for this kind of data, or no choice by purpose.
     """
     from tilth.backbones.size import machine_flops, suggest
     from tilth.corpus import catalogue
     from tilth.corpus.detect import detect
+    from tilth.pretrain.images.choosing import objective_for
     from tilth.recipe import Recipe
 
     source = catalogue.resolve(data["source"])
@@ -47,6 +50,7 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
         raise TilthError(f"recipe '{recipe}' has no data called 'corpus' to put yours in", hint="See: tilth recipe show text")
     stage = next((name for name, spec in tree["stages"].items() if "pretrain" in spec and "backbone" in spec["pretrain"]), None)
     changed: dict[str, Any] = {}
+    chooses = False
     if stage and "causal_lm" in tree["stages"][stage]["pretrain"]["backbone"]:
         seconds = 60 * minutes
         size = suggest(max(1, _bytes(Path(source.path)) // 4), seconds, machine_flops())
@@ -61,8 +65,22 @@ def choose(data: Mapping[str, Any], *, recipe: str | None, minutes: float, overr
         look = next((look for name, look in (("pictures", pictures), ("tiles", tiles)) if name in batches), None)
         if look:
             settings, reason = look(source)
-            changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
             why.append(reason)
+            planned = Recipe.load(tree, overrides=overrides).tree["stages"][stage]["pretrain"]
+            chooses = "mae" in planned["objective"]
+            if chooses:
+                suggestion = objective_for(purpose, natural="pictures" in batches, batch_size=planned["training"]["batch_size"])
+                if suggestion.objective:
+                    settings = {key: value for key, value in settings.items() if not key.startswith("objective.")}
+                    settings["objective"] = suggestion.objective
+                why.append(suggestion.why)
+            changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
+    if purpose is not None and not chooses:
+        raise TilthError(
+            f"recipe '{recipe}' has no objective to be chosen by what its encoder is for",
+            where="--for",
+            hint="--for goes with pictures, scenes and volumes.",
+        )
     why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
     tree = {**tree, "data": {**tree["data"], "corpus": dict(data)}}
     return Choice(Recipe.load({**tree, "name": f"pretrain-{recipe}"}, overrides={**changed, **overrides}), why)

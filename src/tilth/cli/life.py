@@ -37,6 +37,15 @@ def pretrain(
         str | None, typer.Option(help="A recipe with data called 'corpus'. [default: by the kind of data]", show_default=False)
     ] = None,
     minutes: Annotated[float, typer.Option(help="Time for training; picks the size of the model.", min=0.05)] = 5.0,
+    purpose: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="USE",
+            help="Of pictures, what the encoder is for: frozen (probes, search), tuned or dense; picks the objective.",
+            show_default=False,
+        ),
+    ] = None,
     set_: Set = None,
     seed: Seed = 0,
     out: Out = None,
@@ -49,7 +58,7 @@ def pretrain(
     from tilth.cli.choosing import choose
     from tilth.cli.output import say
 
-    chosen = choose(data_entry(data), recipe=recipe, minutes=minutes, overrides=values(set_))
+    chosen = choose(data_entry(data), recipe=recipe, minutes=minutes, overrides=values(set_), purpose=purpose)
     for line in chosen.why:
         say(line)
     folder = out or Path("runs") / f"pretrain-{Path(data).stem}"

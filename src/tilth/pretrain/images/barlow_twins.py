@@ -14,6 +14,7 @@ from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import NonNegative, PositiveInt
 from tilth.training.across import count, mean, total
+from tilth.traits import Traits
 
 
 @method("pretrain", "barlow", systems=[88])
@@ -27,6 +28,12 @@ class BarlowTwins(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="decorrelation",
+        target="the other view",
+        guard="outputs decorrelated over the batch",
+        positives="the other view of the picture",
+    )
     model: PatchEncoder
 
     def __init__(

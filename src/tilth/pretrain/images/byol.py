@@ -14,6 +14,7 @@ from tilth.pretrain.images.contrast import unit
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "byol", systems=[88])
@@ -27,6 +28,13 @@ class BYOL(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="self-distillation",
+        target="the teacher's vector of the other view",
+        guard="predictor and moving average",
+        positives="the other view of the picture",
+        teacher=True,
+    )
     model: PatchEncoder
 
     def __init__(

@@ -18,6 +18,7 @@ from tilth.errors import TilthError
 from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, Positive, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "data2vec", systems=[88])
@@ -31,6 +32,13 @@ class Data2Vec(Objective):
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
+    traits = Traits(
+        family="joint-embedding prediction",
+        target="the teacher's upper layers of the whole picture",
+        guard="normalised targets and moving average",
+        masking="blocks, filled with a learned token",
+        teacher=True,
+    )
     model: PatchEncoder
 
     def __init__(

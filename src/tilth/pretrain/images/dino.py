@@ -18,6 +18,7 @@ from tilth.pretrain.images.heads import pooled
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, NonNegativeInt, Positive, PositiveInt
 from tilth.training import across
+from tilth.traits import Traits
 
 
 class Head(nn.Module):
@@ -64,6 +65,13 @@ class DINO(Objective):
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
+    traits = Traits(
+        family="self-distillation",
+        target="the teacher's distribution of other views",
+        guard="centring and sharpening",
+        positives="other views of the picture",
+        teacher=True,
+    )
     model: PatchEncoder
     centre: Tensor
     temperature: Tensor

@@ -22,6 +22,7 @@ from tilth.batches.patches.patchify import grid_of, patchify
 from tilth.contracts import Batch, Configured, Features, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.registry import Fraction, NonNegativeInt, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "hi_end_mae", systems=[12])
@@ -38,6 +39,12 @@ class HiEndMAE(Objective):
     batch: pixel_values (batch, channels, *size), pictures or volumes, keys (batch,). Raises TilthError for a tap that is no block.
     """
 
+    traits = Traits(
+        family="masked reconstruction",
+        target="pixels, normalised per patch",
+        guard="fixed target",
+        masking="random, hidden patches not encoded",
+    )
     model: PatchEncoder
 
     def __init__(

@@ -20,6 +20,7 @@ from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.predictor import Predictor
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "i_jepa", systems=[88])
@@ -34,6 +35,13 @@ class IJEPA(Objective):
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
+    traits = Traits(
+        family="joint-embedding prediction",
+        target="the teacher's features of blocks",
+        guard="predictor and moving average",
+        masking="several blocks, hidden patches not encoded",
+        teacher=True,
+    )
     model: PatchEncoder
 
     def __init__(

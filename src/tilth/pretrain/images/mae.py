@@ -17,6 +17,7 @@ from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, us
 from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.decoder import MaskedDecoder, rebuilt
 from tilth.registry import Fraction, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "mae", systems=[6, 88])
@@ -28,6 +29,12 @@ class MAE(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="masked reconstruction",
+        target="pixels, normalised per patch",
+        guard="fixed target",
+        masking="random, hidden patches not encoded",
+    )
     model: PatchEncoder
 
     def __init__(

@@ -16,6 +16,7 @@ from tilth.pretrain.images.heads import projection, two
 from tilth.pretrain.teacher import Teacher
 from tilth.registry import Fraction, Positive, PositiveInt
 from tilth.training.across import gather
+from tilth.traits import Traits
 
 
 @method("pretrain", "moco_v2", systems=[88])
@@ -29,6 +30,15 @@ class MoCoV2(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="contrastive",
+        target="the other view, by the teacher",
+        guard="negatives",
+        positives="the other view of the picture",
+        negatives="a queue of earlier pictures",
+        teacher=True,
+        queue=True,
+    )
     model: PatchEncoder
     queue: Tensor
     oldest: Tensor

@@ -24,6 +24,7 @@ from tilth.batches.patches.regroup import block_numbers, block_order
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.registry import Fraction, NonNegative, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "roma", systems=[7])
@@ -49,6 +50,12 @@ class RoMA(Objective):
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
+    traits = Traits(
+        family="autoregressive",
+        target="pixels of the next block, at several scales",
+        guard="fixed target",
+        masking="causal",
+    )
     model: PatchEncoder
 
     def __init__(

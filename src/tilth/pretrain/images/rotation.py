@@ -12,6 +12,7 @@ from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.traits import Traits
 
 
 @method("pretrain", "rotation", systems=[88])
@@ -23,6 +24,11 @@ class Rotation(Objective):
     batch: pixel_values (batch, channels, height, width), keys (batch,)
     """
 
+    traits = Traits(
+        family="pretext",
+        target="the angle a picture was turned by",
+        guard="labels made from the data",
+    )
     model: PatchEncoder
 
     def __init__(

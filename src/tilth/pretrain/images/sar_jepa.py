@@ -24,6 +24,7 @@ from tilth.batches.patches.windows import windows
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.registry import Fraction, PositiveInt
+from tilth.traits import Traits
 
 
 class RelativePredictor(nn.Module):
@@ -61,6 +62,12 @@ class SARJEPA(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,). Raises TilthError for an encoder with other positions.
     """
 
+    traits = Traits(
+        family="masked reconstruction",
+        target="gradients at several scales, robust to speckle",
+        guard="fixed target",
+        masking="random within local windows",
+    )
     model: PatchEncoder
     undecayed = ("token",)
 

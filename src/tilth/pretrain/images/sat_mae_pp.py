@@ -23,6 +23,7 @@ from tilth.contracts import Batch, Configured, Features, Kind, Loss, Objective, 
 from tilth.errors import TilthError
 from tilth.pretrain.images.upsampling import Upsampler, pyramid
 from tilth.registry import Fraction, NonNegative, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "sat_mae_pp", systems=[29])
@@ -45,6 +46,12 @@ class SatMAEPP(Objective):
     encoder of something else than pictures, and for sizes that cannot be halved `scales` times into whole patches.
     """
 
+    traits = Traits(
+        family="masked reconstruction",
+        target="pixels at several scales",
+        guard="fixed target",
+        masking="random, hidden patches not encoded",
+    )
     model: PatchEncoder
     order: Tensor
     bands: Tensor

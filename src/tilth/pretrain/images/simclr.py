@@ -13,6 +13,7 @@ from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.contrast import two_views
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import Positive, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "simclr", systems=[88])
@@ -25,6 +26,13 @@ class SimCLR(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="contrastive",
+        target="the other view",
+        guard="negatives",
+        positives="the other view of the picture",
+        negatives="all other views of the batch",
+    )
     model: PatchEncoder
 
     def __init__(

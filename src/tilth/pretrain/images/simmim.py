@@ -17,6 +17,7 @@ from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, us
 from tilth.errors import TilthError
 from tilth.pretrain.images.collapse import signs
 from tilth.registry import Fraction, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "simmim", systems=[52])
@@ -28,6 +29,13 @@ class SimMIM(Objective):
     views: augmentation. Works with any encoder that takes `hidden` and `fill`; all patches are encoded, so hierarchical ones do.
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
+
+    traits = Traits(
+        family="masked reconstruction",
+        target="pixels",
+        guard="fixed target",
+        masking="random blocks, filled with a learned token",
+    )
 
     def __init__(
         self,

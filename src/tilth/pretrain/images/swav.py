@@ -18,6 +18,7 @@ from tilth.pretrain.images.heads import pooled, projection
 from tilth.pretrain.images.sinkhorn import sinkhorn
 from tilth.registry import Positive, PositiveInt
 from tilth.training.parallel import local
+from tilth.traits import Traits
 
 
 @method("pretrain", "swav", systems=[88])
@@ -33,6 +34,12 @@ class SwAV(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="clustering",
+        target="prototypes of the other views",
+        guard="balanced assignment",
+        positives="other views of the picture",
+    )
     model: PatchEncoder
 
     def __init__(

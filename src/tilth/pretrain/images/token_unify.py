@@ -17,6 +17,7 @@ from tilth.batches.patches.patchify import grid_of, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.registry import Fraction, NonNegative, PositiveInt
+from tilth.traits import Traits
 
 
 @method("pretrain", "token_unify", systems=[47])
@@ -36,6 +37,13 @@ class TokenUnify(Objective):
     next and next all together at every cut: here one output answers all three, so any network and size will do.
     batch: pixel_values (batch, channels, *size), keys (batch,); the network's `.logits` have the shape of its input.
     """
+
+    traits = Traits(
+        family="hybrid",
+        target="pixels of hidden, next and all later patches",
+        guard="fixed target",
+        masking="random and causal",
+    )
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, us
 from tilth.errors import TilthError
 from tilth.pretrain.images.decoder import MaskedDecoder, rebuilt
 from tilth.registry import Fraction, NonNegative, PositiveInt
+from tilth.traits import Traits
 
 
 class Branch(nn.Module):
@@ -55,6 +56,12 @@ class Uni4Eye(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,), of pictures or of volumes; or such batches as `pictures` and `volumes`.
     """
 
+    traits = Traits(
+        family="masked reconstruction",
+        target="pixels and their gradients",
+        guard="fixed target",
+        masking="random or by entropy, hidden patches not encoded",
+    )
     model: PatchEncoder
 
     def __init__(

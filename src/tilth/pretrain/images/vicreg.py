@@ -15,6 +15,7 @@ from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.heads import pooled, projection, two
 from tilth.registry import NonNegative, PositiveInt
 from tilth.training.across import count, mean, total
+from tilth.traits import Traits
 
 
 @method("pretrain", "vicreg", systems=[88])
@@ -28,6 +29,12 @@ class VICReg(Objective):
     batch: pixel_values (batch, channels, *size), keys (batch,)
     """
 
+    traits = Traits(
+        family="decorrelation",
+        target="the other view",
+        guard="variance and covariance over the batch",
+        positives="the other view of the picture",
+    )
     model: PatchEncoder
 
     def __init__(

@@ -21,6 +21,7 @@ from tilth.pretrain.images.contrast import unit
 from tilth.pretrain.teacher import Teacher
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.training.across import BatchNorm, count, gather, rank
+from tilth.traits import Traits
 
 EPS = 1e-6
 
@@ -57,6 +58,15 @@ class VoCo(Objective):
     SwinUNETR (five maps' means, 24 times the first width) is not here, nor are the semi- and omni-supervised recipes.
     batch: pixel_values (batch, channels, *size), keys (batch,). Raises TilthError for levels, crops and grids that do not fit.
     """
+
+    traits = Traits(
+        family="pretext",
+        target="which base crops a crop overlaps",
+        guard="base crops pushed apart",
+        positives="base crops a crop overlaps",
+        negatives="base crops it does not",
+        teacher=True,
+    )
 
     def __init__(
         self,
