@@ -11,6 +11,7 @@ from tests.methods import problem
 from tilth.cli import app
 from tilth.cli.inspecting import describe
 from tilth.contracts import Noise
+from tilth.errors import TilthError
 from tilth.index import entries, find
 from tilth.pretrain.teacher import Teacher
 
@@ -72,3 +73,12 @@ def test_the_catalogue_of_the_guide_is_that_of_the_registry():
         said = describe("pretrain", name)["traits"]
         needs = " and ".join(need for need in ("teacher", "queue") if said[need])
         assert told[name] == (said["family"], said["guard"], needs), name
+
+
+@pytest.mark.parametrize("name", [name for name in OF_PICTURES if "view" not in traits(name).positives and name != "uni4eye"])
+def test_a_second_view_is_refused_where_none_is_compared(name, tmp_path):
+    objective, examples = problem("pretrain", name, tmp_path)
+    batch = examples.batch(torch.arange(2).numpy(), Noise(0, torch.arange(2).numpy()))
+    objective.views = lambda pixels, keys: [pixels, pixels]
+    with pytest.raises(TilthError, match="one view, but 2"):
+        objective(batch)

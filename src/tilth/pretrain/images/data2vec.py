@@ -16,6 +16,7 @@ from tilth.batches.patches.patchify import grid_of
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.collapse import signs
+from tilth.pretrain.images.heads import one
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, Positive, PositiveInt
 from tilth.traits import Traits
@@ -73,7 +74,7 @@ class Data2Vec(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         """Mean over pictures of the mean over their hidden patches."""
-        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
+        pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "data2vec")
         height, width = grid = grid_of(pixels.shape[2:], self.model.embedding(pixels).patch)
         mask = block_wise(batch["keys"], grid, int(self.mask_ratio * height * width), smallest=self.smallest_block)
         features = self.model(pixels, hidden=mask.where(), fill=self.token)

@@ -43,6 +43,17 @@ def pooled(encoder: Callable[[Tensor], Any], views: Sequence[Tensor]) -> list[Te
     return found
 
 
+def one(views: Sequence[Tensor], name: str) -> Tensor:
+    """The only view, for the objective `name`."""
+    if len(views) != 1:
+        raise TilthError(
+            f"'{name}' learns from one view, but {len(views)} were made",
+            where=f"pretrain.{name}.views",
+            hint="Choose views that come alone, such as 'mae', 'volumes' or 'none'.",
+        )
+    return views[0]
+
+
 def two(views: Sequence[Tensor], name: str) -> tuple[Tensor, Tensor]:
     """Exactly two views, for the objective `name`."""
     if len(views) != 2:

@@ -21,6 +21,7 @@ from tilth.batches.patches.masks import Mask, pick, random
 from tilth.batches.patches.patchify import grid_of, patchify
 from tilth.contracts import Batch, Configured, Features, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, NonNegativeInt, PositiveInt
 from tilth.traits import Traits
 
@@ -79,7 +80,7 @@ class HiEndMAE(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         keys = batch["keys"]
-        [pixels] = self.views(natural(batch.pixel_values), keys)
+        pixels = one(self.views(natural(batch.pixel_values), keys), "hi_end_mae")
         grid = grid_of(pixels.shape[2:], self.patch)
         mask = self.mask(keys, prod(grid))
         features = self.model(pixels, kept=mask.kept, layers=self.taps)

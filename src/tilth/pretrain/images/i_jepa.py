@@ -17,6 +17,7 @@ from tilth.batches.patches.patchify import grid_of
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.collapse import signs
+from tilth.pretrain.images.heads import one
 from tilth.pretrain.images.predictor import Predictor
 from tilth.pretrain.teacher import Teacher, momentum
 from tilth.registry import Fraction, PositiveInt
@@ -77,7 +78,7 @@ class IJEPA(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         """Mean over the patches of all targets, which it counts."""
-        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
+        pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "i_jepa")
         grid = grid_of(pixels.shape[2:], self.model.embedding(pixels).patch)
         blocks = multi_block(
             batch["keys"], grid,

@@ -16,6 +16,7 @@ from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.pretrain.images.collapse import signs
 from tilth.pretrain.images.decoder import MaskedDecoder, rebuilt
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, PositiveInt
 from tilth.traits import Traits
 
@@ -66,7 +67,7 @@ class MAE(Objective):
 
     def _predicted(self, batch: Batch) -> tuple[Tensor, Mask, Tensor, Tensor]:
         """Standardised patches, which are hidden, what is predicted for those, and the encoder's tokens of the others."""
-        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
+        pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "mae")
         grid = grid_of(pixels.shape[2:], self.patch)
         targets = patchify(self.model.embedding(pixels).standardised(pixels), self.patch)
         mask = random(batch["keys"], targets.shape[1], int(self.mask_ratio * targets.shape[1]))

@@ -23,6 +23,7 @@ from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.batches.patches.regroup import block_numbers, block_order
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.traits import Traits
 
@@ -137,7 +138,7 @@ class RoMA(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         keys = batch["keys"]
-        [pixels] = self.views(natural(batch.pixel_values), keys)
+        pixels = one(self.views(natural(batch.pixel_values), keys), "roma")
         shown, marked = pixels, None
         if self.degrees:
             shown, marked = turned(pixels, keys, self.patch, degrees=self.degrees, sizes=self.sizes)

@@ -12,6 +12,7 @@ from tilth.backbones.patches import PatchEncoder
 from tilth.batches.images.pictures import natural
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.traits import Traits
 
 
@@ -43,7 +44,7 @@ class Rotation(Objective):
         self.head = nn.Linear(model.config.hidden_size, 4)
 
     def forward(self, batch: Batch) -> Loss:
-        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
+        pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "rotation")
         if pixels.shape[-1] != pixels.shape[-2]:
             shown = "x".join(map(str, pixels.shape[2:]))
             raise TilthError(f"'rotation' turns square pictures, not {shown} ones", where="pretrain.rotation.views")

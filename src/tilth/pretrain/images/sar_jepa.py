@@ -23,6 +23,7 @@ from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.batches.patches.windows import windows
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, PositiveInt
 from tilth.traits import Traits
 
@@ -107,7 +108,7 @@ class SARJEPA(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         keys = batch["keys"]
-        [pixels] = self.views(natural(batch.pixel_values), keys)
+        pixels = one(self.views(natural(batch.pixel_values), keys), "sar_jepa")
         places, mask = self.drawn(keys, grid_of(pixels.shape[2:], self.model.embedding(pixels).patch))
         wanted = pick(self.targets(pixels), places.flatten(1)).unflatten(1, places.shape[1:]).flatten(0, 1)
         predicted = pick(self.predicted(pixels, places, mask), mask.hidden).float()

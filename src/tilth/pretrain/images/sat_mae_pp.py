@@ -21,6 +21,7 @@ from tilth.batches.patches.masks import Mask, pick, random
 from tilth.batches.patches.patchify import grid_of, patchify, unpatchify
 from tilth.contracts import Batch, Configured, Features, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.pretrain.images.upsampling import Upsampler, pyramid
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.traits import Traits
@@ -118,7 +119,7 @@ class SatMAEPP(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         keys = batch["keys"]
-        [pixels] = self.views(natural(batch.pixel_values), keys)
+        pixels = one(self.views(natural(batch.pixel_values), keys), "sat_mae_pp")
         levels = pyramid(pixels, self.scales)
         embedding = self.model.embedding(pixels)
         mask = self.mask(keys, prod(grid_of(levels[0].shape[2:], self.patch)))

@@ -16,6 +16,7 @@ from tilth.batches.patches.patchify import grid_of, unpatchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.collapse import signs
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, PositiveInt
 from tilth.traits import Traits
 
@@ -77,7 +78,7 @@ class SimMIM(Objective):
 
     def forward(self, batch: Batch) -> Loss:
         """Mean over hidden pixels of all pictures."""
-        [pixels] = self.views(natural(batch.pixel_values), batch["keys"])
+        pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "simmim")
         size = pixels.shape[2:]
         targets = self.model.embedding(pixels).standardised(pixels)  # type: ignore[operator]
         if self.local is not None:

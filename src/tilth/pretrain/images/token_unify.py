@@ -16,6 +16,7 @@ from tilth.batches.patches.corruption import NEXT, RANDOM, Corruption, corrupted
 from tilth.batches.patches.patchify import grid_of, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.traits import Traits
 
@@ -99,7 +100,7 @@ class TokenUnify(Objective):
         """(the view in natural scale, its values as they are to be told, how it is corrupted, what the network is shown)."""
         pixels, keys = natural(batch.pixel_values), batch["keys"]
         if self.training:
-            [pixels] = self.views(pixels, keys)
+            pixels = one(self.views(pixels, keys), "token_unify")
         corruption = drawn(keys, prod(grid_of(pixels.shape[2:], self.patch)), self.weights, self.mask_ratio)
         values = seen = self.scale(pixels)
         if self.degrade:

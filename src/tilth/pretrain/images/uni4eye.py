@@ -21,6 +21,7 @@ from tilth.batches.patches.patchify import grid_of, normalised, patchify
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.decoder import MaskedDecoder, rebuilt
+from tilth.pretrain.images.heads import one
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.traits import Traits
 
@@ -129,7 +130,7 @@ class Uni4Eye(Objective):
     def _seen(self, batch: Batch) -> tuple[Tensor, Tensor, Mask, Tensor, tuple[int, ...]]:
         """The view, its standardised patches, what is hidden of them, the encoder's tokens of the others, and their grid."""
         pixels = natural(batch.pixel_values)
-        [pixels] = self.views[self._kind(pixels)](pixels, batch["keys"])
+        pixels = one(self.views[self._kind(pixels)](pixels, batch["keys"]), "uni4eye")
         embedding = self.model.embedding(pixels)
         targets = patchify(embedding.standardised(pixels), embedding.patch)
         mask = self.mask(batch["keys"], pixels)

@@ -18,6 +18,7 @@ from tilth.batches.patches.crops import CropGrid, crop_keys
 from tilth.contracts import Batch, Configured, Kind, Loss, Objective, method, use
 from tilth.errors import TilthError
 from tilth.pretrain.images.contrast import unit
+from tilth.pretrain.images.heads import one
 from tilth.pretrain.teacher import Teacher
 from tilth.registry import Fraction, NonNegative, PositiveInt
 from tilth.training.across import BatchNorm, count, gather, rank
@@ -123,7 +124,7 @@ class VoCo(Objective):
         each = crop_keys(keys, shape[1]).flatten()
         crops = crops.flatten(0, 1)
         if self.training:
-            [crops] = self.views(crops, each)
+            crops = one(self.views(crops, each), "voco")
         vectors = embedding(self.model, crops, self.levels)
         student = self.head(self.dropped(vectors, each))
         return Answers(labels, student.unflatten(0, shape), self.teacher(vectors).unflatten(0, shape))
