@@ -30,7 +30,6 @@ def choose(
     from tilth.backbones.size import machine_flops, suggest
     from tilth.corpus import catalogue
     from tilth.corpus.detect import detect
-    from tilth.pretrain.images.choosing import objective_for
     from tilth.recipe import Recipe
 
     source = catalogue.resolve(data["source"])
@@ -61,20 +60,10 @@ def choose(
         why.append(size.why)
     elif stage:
         changed = {f"stages.{stage}.pretrain.budget": {"seconds": 60 * minutes}}
-        batches = tree["stages"][stage]["pretrain"].get("batches", {})
-        look = next((look for name, look in (("pictures", pictures), ("tiles", tiles)) if name in batches), None)
-        if look:
-            settings, reason = look(source)
-            why.append(reason)
-            planned = Recipe.load(tree, overrides=overrides).tree["stages"][stage]["pretrain"]
-            chooses = "mae" in planned["objective"]
-            if chooses:
-                suggestion = objective_for(purpose, natural="pictures" in batches, batch_size=planned["training"]["batch_size"])
-                if suggestion.objective:
-                    settings = {key: value for key, value in settings.items() if not key.startswith("objective.")}
-                    settings["objective"] = suggestion.objective
-                why.append(suggestion.why)
-            changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
+        planned = Recipe.load(tree, overrides=overrides).tree["stages"][stage]["pretrain"]
+        settings, reasons, chooses = _encoder(source, planned, purpose)
+        changed |= {f"stages.{stage}.pretrain.{path}": value for path, value in settings.items()}
+        why += reasons
     if purpose is not None and not chooses:
         raise TilthError(
             f"recipe '{recipe}' has no objective to be chosen by what its encoder is for",
@@ -84,6 +73,26 @@ def choose(
     why.append(f"Recipe '{recipe}' (see: tilth recipe show {recipe}), {minutes:g} minutes of training.")
     tree = {**tree, "data": {**tree["data"], "corpus": dict(data)}}
     return Choice(Recipe.load({**tree, "name": f"pretrain-{recipe}"}, overrides={**changed, **overrides}), why)
+
+
+def _encoder(source: Any, planned: Mapping[str, Any], purpose: str | None) -> tuple[dict[str, Any], list[str], bool]:
+    """Settings of a pretrain stage for such data, reasons, and whether its objective goes by purpose; of other data than these none."""
+    from tilth.pretrain.images.choosing import objective_for
+    from tilth.training.settings import Training
+
+    batches = planned.get("batches", {})
+    look = next((look for name, look in (("pictures", pictures), ("tiles", tiles)) if name in batches), None)
+    if look is None:
+        return {}, [], False
+    settings, reason = look(source)
+    if "mae" not in planned["objective"]:
+        return settings, [reason], False
+    batch_size = planned.get("training", {}).get("batch_size", Training().batch_size)
+    suggestion = objective_for(purpose, natural="pictures" in batches, batch_size=batch_size)
+    if suggestion.objective:
+        settings = {path: value for path, value in settings.items() if not path.startswith("objective.")}
+        settings["objective"] = suggestion.objective
+    return settings, [reason, suggestion.why], True
 
 
 def pictures(source: Any) -> tuple[dict[str, Any], str]:
