@@ -107,14 +107,19 @@ def test_a_patch_that_does_not_divide_and_a_folder_with_one_picture_are_explaine
         ("frozen", [], "simclr", "simclr"),
         ("frozen", ["--set", "model.pretrain.training.batch_size=16"], "moco_v2", "queue"),
         ("dense", [], "mae", "what lies where"),
+        (
+            None,
+            ["--set", "model.pretrain.objective={hi_end_mae: {taps: [2, 4], decoder_width: 48, decoder_heads: 4, views: mae}}"],
+            "hi_end_mae",
+            "24 x 24",
+        ),
     ],
 )
 def test_what_an_encoder_is_for_chooses_its_objective(folder, purpose, settings, objective, said):
     given = [
         "pretrain",
         "pics",
-        "--for",
-        purpose,
+        *(["--for", purpose] if purpose else []),
         *settings,
         "--set",
         "model.pretrain.budget={steps: 2}",
@@ -128,7 +133,13 @@ def test_what_an_encoder_is_for_chooses_its_objective(folder, purpose, settings,
 
 
 def test_a_use_that_is_none_and_a_recipe_without_choice_are_explained(folder):
-    for given, said in ((["--for", "frozn"], "frozen"), (["--for", "frozen", "--recipe", "text"], "recipe 'text'")):
+    chosen = ["--for", "frozen", "--set", "model.pretrain.objective=sat_mae_pp"]
+    wrong = (
+        (["--for", "frozn"], "frozen"),
+        (["--for", "frozen", "--recipe", "text"], "recipe 'text'"),
+        (chosen, "no objective to be chosen"),
+    )
+    for given, said in wrong:
         result = CliRunner().invoke(app, ["pretrain", "pics", *given])
         assert isinstance(result.exception, TilthError) and said in str(result.exception)
 

@@ -85,7 +85,8 @@ def _encoder(source: Any, planned: Mapping[str, Any], purpose: str | None) -> tu
     if look is None:
         return {}, [], False
     settings, reason = look(source)
-    if "mae" not in planned["objective"]:
+    objective = planned["objective"]
+    if (objective if isinstance(objective, str) else next(iter(objective), "")) != "mae":
         return settings, [reason], False
     batch_size = planned.get("training", {}).get("batch_size", Training().batch_size)
     suggestion = objective_for(purpose, natural="pictures" in batches, batch_size=batch_size)

@@ -85,13 +85,13 @@ def methods(
 
 def of_family(rows: list[dict[str, Any]], family: str) -> list[dict[str, Any]]:
     """Of methods as rows those with traits, of one family ('all': any), by family; TilthError names the families."""
-    from tilth.errors import TilthError
+    from tilth.errors import TilthError, nearest
 
     having = [row for row in rows if row["traits"]]
     found = [row for row in having if family in ("all", row["traits"]["family"])]
     if not found:
         known = sorted({row["traits"]["family"] for row in having})
-        hint = f"There are: {', '.join(known)}." if known else "Families are of pre-training without labels: --kind pretrain."
+        hint = nearest(family, known) if known else "Families are of pre-training without labels: --kind pretrain."
         raise TilthError(f"none of these methods is of the family '{family}'", hint=hint)
     return sorted(found, key=lambda row: (row["traits"]["family"], row["name"]))
 

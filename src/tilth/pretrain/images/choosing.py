@@ -34,7 +34,7 @@ def objective_for(purpose: str | None, *, natural: bool, batch_size: int) -> Sug
         raise TilthError(
             f"an encoder is not made for '{purpose}'",
             where="--for",
-            hint=nearest(purpose, list(get_args(Use))) or "frozen, tuned, dense",
+            hint=nearest(purpose, get_args(Use)),
         )
     if purpose is None:
         return Suggestion(

@@ -79,6 +79,7 @@ class HiEndMAE(Objective):
         return random(keys, tokens, int(self.mask_ratio * tokens))
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the hidden patches of all pictures."""
         keys = batch["keys"]
         pixels = one(self.views(natural(batch.pixel_values), keys), "hi_end_mae")
         grid = grid_of(pixels.shape[2:], self.patch)

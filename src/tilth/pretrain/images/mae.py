@@ -60,6 +60,7 @@ class MAE(Objective):
         self.decoder = MaskedDecoder(model.config.hidden_size, out, width=decoder_width, depth=decoder_depth, heads=decoder_heads)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the hidden patches of all pictures."""
         targets, mask, predicted, seen = self._predicted(batch)
         hidden = pick(targets, mask.hidden)
         loss = (predicted.float() - (normalised(hidden) if self.normalise else hidden)).square().mean()

@@ -137,6 +137,7 @@ class RoMA(Objective):
         return terms
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the pictures' predicted patches, finely and coarsely."""
         keys = batch["keys"]
         pixels = one(self.views(natural(batch.pixel_values), keys), "roma")
         shown, marked = pixels, None

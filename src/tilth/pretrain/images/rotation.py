@@ -44,6 +44,7 @@ class Rotation(Objective):
         self.head = nn.Linear(model.config.hidden_size, 4)
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the pictures in all four positions; TilthError for pictures that are not square."""
         pixels = one(self.views(natural(batch.pixel_values), batch["keys"]), "rotation")
         if pixels.shape[-1] != pixels.shape[-2]:
             shown = "x".join(map(str, pixels.shape[2:]))

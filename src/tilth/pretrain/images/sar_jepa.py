@@ -107,6 +107,7 @@ class SARJEPA(Objective):
         )
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over the hidden patches of all windows of all pictures."""
         keys = batch["keys"]
         pixels = one(self.views(natural(batch.pixel_values), keys), "sar_jepa")
         places, mask = self.drawn(keys, grid_of(pixels.shape[2:], self.model.embedding(pixels).patch))

@@ -118,6 +118,7 @@ class SatMAEPP(Objective):
         return terms
 
     def forward(self, batch: Batch) -> Loss:
+        """Mean over pictures of the weighted sum of both terms, of the first alone without `multi_scale`."""
         keys = batch["keys"]
         pixels = one(self.views(natural(batch.pixel_values), keys), "sat_mae_pp")
         levels = pyramid(pixels, self.scales)
@@ -161,6 +162,7 @@ class GroupDecoder(nn.Module):
         return table[None], torch.cat([torch.zeros(1, self.width - aside), names[-1:]], 1)[None]
 
     def forward(self, features: Features, mask: Mask, grid: Sequence[int]) -> list[Tensor]:
+        """For each group (batch, places, out), places in the order of the grid."""
         table, aside = (positions.to(features.tokens.device) for positions in self.positions(grid))
         tokens = [self.project(features.tokens) + pick(table, mask.kept), self.token + pick(table, mask.hidden)]
         if features.summary is not None:
